@@ -28,7 +28,7 @@ from tunnel.link.handshake import PaddingMode
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.node.limits import LinkPolicy
 from tunnel.running import ConfiguredNode
-from tunnel.services import FilesSettings
+from tunnel.services import ExitSettings, FilesSettings
 
 OWN_NETWORK = f"[node]\nnetwork = '{'ab' * 16}'\n"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -48,6 +48,7 @@ def test_an_empty_file_has_the_defaults_of_the_classes() -> None:
     config = make()
     assert config.limits == Limits()
     assert config.files_settings == FilesSettings()
+    assert (config.rules, config.exit_settings) == ((), ExitSettings())
     assert config.network == LOCAL_NETWORK_ID
     assert (config.state, config.keys) == (Path("/x/state"), Path("/x/state/keys"))
     assert config.listen == Address("127.0.0.1", 0)
@@ -56,10 +57,15 @@ def test_an_empty_file_has_the_defaults_of_the_classes() -> None:
 
 def test_every_declared_limit_can_be_set() -> None:
     known = {(setting.owner, setting.key) for setting in SETTINGS}
-    for owner, kind in [("limits", Limits), ("tunnel", TunnelLimits), ("files", FilesSettings)]:
+    for owner, kind in [
+        ("limits", Limits),
+        ("tunnel", TunnelLimits),
+        ("files", FilesSettings),
+        ("exit", ExitSettings),
+    ]:
         names = {field.name for field in fields(kind) if "help" in field.metadata}
         assert names == {key for found, key in known if found == owner}
-    assert len(known) <= 45
+    assert len(known) <= 50
 
 
 def test_every_setting_is_explained_and_has_a_default_of_its_kind() -> None:
@@ -174,6 +180,32 @@ def test_values_of_each_kind() -> None:
         tunnel=TunnelLimits(sub_streams=4),
     )
     assert config.files_settings == FilesSettings(may_put=False)
+
+
+def test_the_rules_of_an_exit() -> None:
+    rules = ("deny 192.0.2.0/24", "allow *.example.org 80,443", "allow * 8000-8999")
+    config = make(f"[exit]\nrules = {list(rules)}\nconnections = 7\nconnect_s = 0.5\n")
+    assert config.rules == rules
+    assert config.exit_settings == ExitSettings(connections=7, connect_s=0.5)
+    # Rules contain commas: another sign stands between them.
+    assert make(MTUN_EXIT_RULES="; ".join(rules)).rules == rules
+    assert make(MTUN_EXIT_RULES="").rules == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("['allow * 80', 'allow * http']", "exit rule 'allow * http': the ports 'http': expected 1 to 65535"),
+        ("['allow 10.0.0.1/8']", "expected 10.0.0.0/8"),
+        ("'allow *'", 'expected a list of at most 256, each "allow" or "deny"'),
+        ("[1]", 'expected a list of at most 256, each "allow" or "deny"'),
+        (f"{['allow *'] * 257}", "expected a list of at most 256"),
+    ],
+)
+def test_a_wrong_rule_of_an_exit_is_named(rules: str, words: str) -> None:
+    error = refused(f"[exit]\nrules = {rules}\n")
+    assert str(error).startswith("node.toml: [exit] rules")
+    assert words in str(error)
 
 
 @pytest.mark.parametrize(

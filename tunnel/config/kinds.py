@@ -2,7 +2,8 @@
 
 `expected` describes valid values. `check` converts a TOML value to the value that the program uses; `read`
 converts the text of an environment variable to a TOML value. Both raise ValueError, to which the caller adds
-file and key. `show` writes a default as TOML. A `bool` never counts as an integer here, unlike in Python.
+file, key and `expected`; a BadArgument has its own text instead. `show` writes a default as TOML. A `bool`
+never counts as an integer here, unlike in Python.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from tunnel.arguments import plain_name
 from tunnel.errors import LocalTunnelError
 from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import IpRange, is_private_range
+from tunnel.services.exit_rules import ExitRule
 from tunnel.services.names import checked_name
 
 __all__ = [
     "MOST_PORT",
     "Choice",
     "ClientKeyId",
+    "ExitRuleText",
     "HostPort",
     "Integer",
     "ListOf",
@@ -263,6 +266,22 @@ class PrivateRange(_AsWritten):
         return network
 
 
+@dataclass(frozen=True, slots=True)
+class ExitRuleText(_AsWritten):
+    """A rule of an exit, as "allow * 80,443"."""
+
+    @property
+    def expected(self) -> str:
+        return '"allow" or "deny", then a host, then perhaps ports, as "allow *.example.org 80,443"'
+
+    def check(self, value: Any) -> str:
+        """Raises BadArgument: text that is not a rule."""
+        if not isinstance(value, str):
+            raise ValueError
+        ExitRule.parse(value)
+        return value
+
+
 def _id_of(value: Any, digits: int = 32) -> bytes:
     """The bytes of a number of hex digits."""
     if not isinstance(value, str) or len(value) != digits:
@@ -328,10 +347,11 @@ class Family(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of values of one kind; commas separate them in the environment."""
+    """A list of values of one kind; `separator` stands between them in the environment."""
 
     item: SettingKind
     most: int
+    separator: str = ","
 
     @property
     def expected(self) -> str:
@@ -343,7 +363,7 @@ class ListOf:
         return tuple(self.item.check(entry) for entry in value)
 
     def read(self, text: str) -> list[Any]:
-        return [self.item.read(part.strip()) for part in text.split(",") if part.strip()]
+        return [self.item.read(part.strip()) for part in text.split(self.separator) if part.strip()]
 
 
 def show(value: Any) -> str:

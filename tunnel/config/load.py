@@ -27,13 +27,13 @@ from tunnel.config.settings import (
     variable,
 )
 from tunnel.disk import os_error_text, read_regular
-from tunnel.errors import ConfigError, LocalTunnelError
+from tunnel.errors import BadArgument, ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
 from tunnel.node import Limits, address_rules
 from tunnel.routing.addresses import IpRange
-from tunnel.services import FilesSettings
+from tunnel.services import ExitSettings, FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config", "with_published"]
 
@@ -49,7 +49,7 @@ class NodeConfig:
         files: peer files. folder: of the files service.
         state, keys, files, folder, publish: absolute paths. publish: None: not published.
         listen: None: does not listen. advertise: empty: the address of `listen`. family: None: no family.
-        profiles: empty: all that the engine supports.
+        profiles: empty: all that the engine supports. rules: of the exit; empty: no exit.
         published: TCP services that the node offers.
         is_client: keys = "none": a client, which makes fresh keys for each run.
     """
@@ -74,10 +74,12 @@ class NodeConfig:
     dht_port: int
     names: tuple[str, ...]
     folder: Path
+    rules: tuple[str, ...]
     published: tuple[PublishEntry, ...]
     stop_s: float
     limits: Limits
     files_settings: FilesSettings
+    exit_settings: ExitSettings
 
 
 def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = True) -> NodeConfig:
@@ -130,7 +132,7 @@ def make_config(
     repeated = {name: _entries(name, tables.get(name, []), source) for name in REPEATED}
     tables = {name: entries for name, entries in tables.items() if name not in REPEATED}
     given = _known(tables, source) | _overrides(environment)
-    values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}}
+    values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}, "exit": {}}
     for setting in SETTINGS:
         where, value = given.get((setting.table, setting.key), ("its default", setting.default))
         values[setting.owner][setting.key] = _checked(setting, value, where)
@@ -150,8 +152,12 @@ def make_config(
             "remove the line exchange = false",
         )
     values["node"]["published"] = _published(repeated["publish"], values["node"]["names"], source)
-    files, base = FilesSettings(**values["files"]), Path(os.path.realpath(folder))
-    config = _resolved(values["node"], limits, files, base)
+    config = NodeConfig(
+        **_resolved(values["node"], Path(os.path.realpath(folder))),
+        limits=limits,
+        files_settings=FilesSettings(**values["files"]),
+        exit_settings=ExitSettings(**values["exit"]),
+    )
     _check_address(config, source)
     _check_files_folder(config, folder, source)
     return config
@@ -294,6 +300,8 @@ def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[st
 def _checked(setting: Setting, value: Any, where: str) -> Any:
     try:
         return setting.kind.check(value)
+    except BadArgument as error:
+        raise ConfigError(f"{where}: {error}") from error
     except ValueError as error:
         raise _wrong(setting, value, where) from error
 
@@ -316,21 +324,15 @@ def _nearest_choice(setting: Setting, value: Any) -> str:
     return ""
 
 
-def _resolved(
-    values: dict[str, Any], limits: Limits, files_settings: FilesSettings, folder: Path
-) -> NodeConfig:
+def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The node's own settings, with absolute paths."""
     state = folder / values["state"]
     keys, publish = values["keys"], values["publish"]
-    return NodeConfig(
-        **values
-        | {
-            "state": state,
-            "keys": state / "keys" if keys in ("", _NO_KEYS) else folder / keys,
-            "is_client": keys == _NO_KEYS,
-            "files": tuple(folder / name for name in values["files"]),
-            "folder": folder / values["folder"],
-            "publish": folder / publish if publish else None,
-        },
-        limits=limits,
-        files_settings=files_settings,
-    )
+    return values | {
+        "state": state,
+        "keys": state / "keys" if keys in ("", _NO_KEYS) else folder / keys,
+        "is_client": keys == _NO_KEYS,
+        "files": tuple(folder / name for name in values["files"]),
+        "folder": folder / values["folder"],
+        "publish": folder / publish if publish else None,
+    }

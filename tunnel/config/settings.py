@@ -1,7 +1,8 @@
 """Every setting of a node: table, key, kind, unit, default and meaning.
 
-Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits` and
-`FilesSettings` declare themselves with `tunnel.arguments.setting`: default, unit and help text stand there.
+Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits`,
+`FilesSettings` and `ExitSettings` declare themselves with `tunnel.arguments.setting`: default, unit and help
+text stand there.
 This file adds only their table (`_TABLE_OF`) and unusual ranges (`_KIND_OF`). Few settings are better: a
 value that users have no reason to change is a constant, or a plain field of its class. Afterwards run
 `python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test compares the two.
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from tunnel.config.kinds import (
     Choice,
+    ExitRuleText,
     Family,
     HostPort,
     Integer,
@@ -34,7 +36,7 @@ from tunnel.established import TunnelLimits
 from tunnel.geometry import ALL_PROFILES, LONG
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.routing.guards import MOST_GUARDS
-from tunnel.services import FilesSettings
+from tunnel.services import ExitSettings, FilesSettings
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -54,6 +56,7 @@ REQUIRED: Final = "–"
 _MOST_ADDRESSES = 4  # the capacity of a descriptor
 _MOST_FILES = 64
 _MOST_RANGES = 16
+_MOST_RULES = 256  # each connection is compared with all of them
 _MOST_COUNT = 100_000_000
 _MOST_SECONDS = 30 * 24 * 3600.0
 _MOST_BYTES = 1 << 40
@@ -63,6 +66,8 @@ TABLES = {
     "peers": "Sources of other nodes' descriptors, and publication of this node's.",
     "service": "The services that answer queries at this node. Each query names one.",
     "files": "The files service: storage and permissions.",
+    "exit": "Connections to other hosts, for the users of tunnels to this node. The rules are explained in "
+    "[services.md](services.md#exit).",
     "timeouts": "Time limits. The defaults suit links of any ordinary quality.",
     "routes": "Routes of this node's own queries and answers.",
     "links": "Connections to neighbours: number and use.",
@@ -95,7 +100,7 @@ class Setting:
         default: as TOML represents it.
         meaning: help text for the document.
         unit: of a number; "" if it has none.
-        owner: class of the field: "node" (`NodeConfig`), "limits", "tunnel" or "files".
+        owner: class of the field: "node" (`NodeConfig`), "limits", "tunnel", "files" or "exit".
     """
 
     table: str
@@ -259,6 +264,14 @@ _OWN = [
         "writable.",
     ),
     Setting(
+        "exit",
+        "rules",
+        ListOf(ExitRuleText(), _MOST_RULES, separator=";"),
+        [],
+        "The hosts and ports to which this node connects. The first rule that matches decides; what no rule "
+        "matches is refused. Empty: the node is no exit. In the environment `;` stands between rules.",
+    ),
+    Setting(
         "timeouts",
         "stop_s",
         Number(0, _MOST_SECONDS),
@@ -325,6 +338,7 @@ SETTINGS = tuple(
             *_limits(Limits(), "limits", "limits"),
             *_limits(TunnelLimits(), "tunnel", "limits"),
             *_limits(FilesSettings(), "files", "files"),
+            *_limits(ExitSettings(), "exit", "exit"),
         ],
         key=lambda setting: list(TABLES).index(setting.table),
     )

@@ -39,6 +39,7 @@ from tunnel.node import Node, address_rules
 from tunnel.running.peer_log import PeerLog
 from tunnel.services import (
     Echo,
+    Exit,
     Files,
     InnerService,
     NamedService,
@@ -65,12 +66,15 @@ _LISTEN_HINTS = {
 _GUARDS = "guards", 1  # name and version of their state file
 
 
-def make_service(config: NodeConfig, own: Mapping[str, NamedService] = {}) -> InnerService:
+def make_service(
+    config: NodeConfig, own: Mapping[str, NamedService] = {}, exit: Exit | None = None
+) -> InnerService:
     """The inner services of a node, each query addressed to one by name.
 
     Args:
         own: the program's services by name, beside those that the configuration names; one with the same name
             replaces the configured one.
+        exit: for sub-streams to addresses and domains; None: the node is no exit.
     Raises:
         LocalTunnelError: an invalid name. TypeError: an object that cannot serve.
         ConfigError: the folder of the files service cannot be made.
@@ -91,7 +95,7 @@ def make_service(config: NodeConfig, own: Mapping[str, NamedService] = {}) -> In
     configured: dict[str, NamedService] = {name: makers[name]() for name in config.names if name not in own}
     for entry in config.published:
         configured[entry.name] = Published(*entry.to, clients=entry.clients)
-    return Services(configured | dict(own))
+    return Services(configured | dict(own), exit=exit)
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:
@@ -153,9 +157,10 @@ def make_node(
         guards is damaged.
     """
     listen = config.listen
-    service = make_service(config, services)
+    exit = Exit(config.rules, config.exit_settings) if config.rules else None
+    service = make_service(config, services, exit)
     try:
-        return Node(
+        node = Node(
             keys,
             directory,
             reactor=reactor,
@@ -179,6 +184,10 @@ def make_node(
             f"cannot listen on {listen.host}, port {listen.port}: {error.strerror}",
             _LISTEN_HINTS.get(error.errno or 0, "change [node] listen"),
         ) from error
+    if exit is not None:
+        exit.avoid((*node.descriptor.addresses, *filter(None, [node.listens_at])))
+        log.info("this node is an exit, with %d rules", len(config.rules))
+    return node
 
 
 class ConfiguredNode(EnteredOnce):

@@ -39,6 +39,7 @@ from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import IpAddress, special_block, unmapped
 from tunnel.services.base import StreamService
 from tunnel.services.exit_rules import ExitRules, target_host
+from tunnel.services.published import target_error
 from tunnel.services.splice import Splice
 
 __all__ = ["HALF_OPEN_S", "Exit", "ExitSettings", "LookUpFunction", "is_of_this_machine", "look_up"]
@@ -57,9 +58,6 @@ _OF_NOBODY: Final[dict[int, IpAddress]] = {
 }
 HALF_OPEN_S: Final = 600.0
 """Idle time of a connection that has ended in one direction: its server may need it for the answer."""
-_OUT_OF_RESOURCES: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN}
-)
 
 LookUpFunction: TypeAlias = Callable[[str], Iterable[str]]
 """The numeric addresses of a name, the preferred one first. Raises OSError: none, or no name server answers.
@@ -139,7 +137,7 @@ class Exit(StreamService):
         """Connect to the target of a sub-stream, and join the two until both have ended.
 
         Raises:
-            PeerError: refused or ended, with one of the codes above.
+            PeerError: refused or ended, with one of the codes above. TableFull: BUSY.
         """
         settings = self._settings
         if self.open_connections >= settings.connections:
@@ -155,13 +153,10 @@ class Exit(StreamService):
 
     def _connect(self, target: Target) -> Service[SocketStream]:
         log.debug("connecting to %s", target)
-        connect_s = self._settings.connect_s
         try:
-            return (yield from timeout_after(connect_s, self._reach(target)))
-        except TimedOut as error:
-            raise PeerError(f"the target did not answer in {connect_s:g} s", ErrorCode.TIMEOUT) from error
-        except ConnectError as error:
-            raise PeerError("cannot connect to the target", _code_of(error)) from error
+            return (yield from timeout_after(self._settings.connect_s, self._reach(target)))
+        except (ConnectError, TimedOut) as error:
+            raise target_error(error) from error
         except OSError as error:
             raise TableFull("no descriptor is left to check the target") from error
 
@@ -239,13 +234,3 @@ def _some_of_each_family(found: list[IpAddress]) -> list[IpAddress]:
         for version in (4, 6)
     }
     return [address for address in found if address in first[address.version]]
-
-
-def _code_of(error: ConnectError) -> ErrorCode:
-    """The code for a failure of all addresses; the most telling of them counts."""
-    numbers = {failure.errno for failure in error.errors}
-    if errno.ECONNREFUSED in numbers:
-        return ErrorCode.TARGET_REFUSED
-    if errno.ETIMEDOUT in numbers:
-        return ErrorCode.TIMEOUT
-    return ErrorCode.BUSY if numbers & _OUT_OF_RESOURCES else ErrorCode.TARGET_UNREACHABLE

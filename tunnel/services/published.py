@@ -29,6 +29,9 @@ __all__ = ["Published", "target_error"]
 _CONNECT_S: Final = 10.0
 _MOST_CONNECTIONS: Final = 1_024
 _MOST_PORT: Final = 65_535
+_OUT_OF_RESOURCES: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN}
+)
 
 
 class Published(StreamService):
@@ -103,8 +106,12 @@ class Published(StreamService):
 
 def target_error(error: ConnectError | TimedOut) -> PeerError:
     """A failure to reach a server, with the code that the other end of the tunnel receives."""
-    if isinstance(error, TimedOut):
-        return PeerError("the target did not answer", ErrorCode.TIMEOUT)
-    if error.errno == errno.ECONNREFUSED:
+    # A name may have several addresses; the most telling failure counts.
+    numbers = set() if isinstance(error, TimedOut) else {failure.errno for failure in error.errors}
+    if errno.ECONNREFUSED in numbers:
         return PeerError("the target refused the connection", ErrorCode.TARGET_REFUSED)
+    if isinstance(error, TimedOut) or errno.ETIMEDOUT in numbers:
+        return PeerError("the target did not answer", ErrorCode.TIMEOUT)
+    if numbers & _OUT_OF_RESOURCES:
+        return TableFull("no descriptor or port is left for a connection")
     return PeerError("there is no way to the target", ErrorCode.TARGET_UNREACHABLE)
