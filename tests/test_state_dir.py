@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tunnel.directory.base import PeerFiles, list_peer_files, write_descriptor
 from tunnel.errors import ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor
-from tunnel.identity.keys import NodeKeys
+from tunnel.identity.keys import NodeKeys, keygen_hint
 from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node.upkeep import publish
 from tunnel.running.configured_node import ConfiguredNode
@@ -211,6 +212,133 @@ def test_missing_and_damaged_files_are_refused_with_advice(config: NodeConfig) -
     (config.files[0] / "me").write_bytes(published)
     keys.unlink()
     assert f"mtun keygen {keys}" in refused(config, ConfigError)
+
+
+def becomes_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def becomes_folder(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.mkdir()
+
+
+def becomes_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+def becomes(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (Path.unlink, "there is no key file"),
+        (becomes_link, "there is no key file"),
+        (becomes_folder, "is a folder, not a key file"),
+        (becomes_fifo, "is a FIFO (named pipe), expected a regular file"),
+        (lambda path: os.truncate(path, 200), "it is damaged, or cut short, at byte"),
+        (becomes(b""), "it is empty"),
+        (becomes(b"-----BEGIN PRIVATE KEY-----\n"), "it is a PEM file"),
+        (becomes(b"mtun-state guards 1 ab\n"), "it is another file of a state folder"),
+        (becomes(b"bXR1bg==\n"), "it is a peer file"),
+        (becomes(b'[node]\nkeys = "keys"\n'), "it is a configuration"),
+        (becomes(b"\x7fELF"), "its content has another form"),
+        (becomes(b"{}"), "its field 'mtun-keys' is missing"),
+    ],
+)
+def test_a_wrong_key_file_is_named_with_the_command_that_makes_one(
+    config: NodeConfig,
+    change: Callable[[Path], object],
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change(config.keys)
+    with pytest.raises((ConfigError, KeyFileError)) as caught:
+        ConfiguredNode(config, Reactor()).__enter__()
+    assert str(config.keys) in str(caught.value)
+    assert fault in str(caught.value)
+    # The commands of the hint work as they stand, and then the node starts.
+    _, found, commands = caught.value.hint.rpartition(": ")
+    assert found
+    for step in commands.split(" && "):
+        words = shlex.split(step)
+        if words[0] == "mtun":
+            assert main(words[1:]) == 0
+            config = replace(config, keys=Path(words[-1]))
+        else:
+            subprocess.run(words, check=True)
+    run_once(config)
+
+
+def test_keys_that_are_missing_with_their_folders_are_made_by_the_hint(tmp_path: Path) -> None:
+    deep = tmp_path / "a b" / "c" / "keys"
+    assert keygen_hint(deep) == f"make one with: mkdir -p '{tmp_path / 'a b'}' && mtun keygen '{deep}'"
+    deep.parent.mkdir(parents=True)
+    assert main(["keygen", str(deep)]) == 0
+    assert keygen_hint(deep.parent) == f"did you mean {deep}?"
+
+
+def test_keys_that_cannot_be_read_are_named_with_their_rights(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, *_: object) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("tunnel.identity.keys.read_regular", denied)
+    refusal = refused(config, KeyFileError)
+    assert f"the key file {config.keys} cannot be read: Permission denied" in refusal
+    assert f"chmod 600 {config.keys}" in refusal
+
+
+@pytest.mark.parametrize("name", ["lock", "replay", "keys"])
+def test_a_state_folder_that_cannot_be_written_is_named(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each file that a start opens, removes or writes."""
+    run_once(config)
+    really_open, really_unlink = os.open, os.unlink
+
+    def check(path: str | Path) -> None:
+        if Path(path).name.removesuffix(".new") == name:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def read_only_open(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            check(path)
+        return really_open(path, flags, mode)
+
+    def read_only_unlink(path: str | Path) -> None:
+        check(path)
+        really_unlink(path)
+
+    monkeypatch.setattr(os, "open", read_only_open)
+    monkeypatch.setattr(os, "unlink", read_only_unlink)
+    with pytest.raises(StateError, match=f"{name}: Read-only file system") as caught:
+        ConfiguredNode(config, Reactor()).__enter__()
+    assert "mount it writable" in caught.value.hint
+
+
+def test_the_keys_of_another_node_are_noticed(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """By the replay tables of an orderly stop; after a crash, by the descriptor that the node published."""
+    run_once(config)
+    own = config.keys.read_bytes()
+    NodeKeys.generate(time.time()).save(config.keys)
+    refusal = refused(config, ReplayFileError)
+    assert f"if {config.keys} is the key file of another node" in refusal
+    config.keys.write_bytes(own)
+    run_once(config)
+    (config.state / "replay").unlink()
+    assert caplog.messages == []
+    NodeKeys.generate(time.time()).save(config.keys)
+    run_once(config)
+    (warning,) = caplog.messages
+    assert f"if {config.keys} is the key file of another node" in warning
+    assert str(config.publish) in warning
 
 
 def test_a_new_descriptor_is_written_and_offers_the_same_profiles(config: NodeConfig) -> None:

@@ -244,7 +244,8 @@ class KeyRing:
             except ReplayFileError as error:
                 raise ReplayFileError(
                     f"{table_path}: {error}. Delete the file: the node then starts with a new onion key, and "
-                    "its peers need its new descriptor"
+                    "its peers need its new descriptor",
+                    f"if {key_path} is the key file of another node, put this node's own there instead",
                 ) from error
             remove_file(table_path)
         ring.advance(now_s)

@@ -8,6 +8,8 @@ published and erased. Source: docs/protocol.md, "Keys".
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from tunnel.identity.descriptor import Address, Descriptor, OnionKeyInfo
 from tunnel.identity.state_dir import make_private, write_private
 from tunnel.onion.header import OpeningKey
 
-__all__ = ["EPOCH_S", "NodeKeys", "OnionKey", "new_onion_key", "offered_profiles"]
+__all__ = ["EPOCH_S", "NodeKeys", "OnionKey", "keygen_hint", "new_onion_key", "offered_profiles"]
 
 EPOCH_S = 24 * 3600  # life of an onion key
 DESCRIPTOR_LIFE_S = 7 * 24 * 3600
@@ -30,6 +32,15 @@ _CLOCK_SLACK_S = 600  # the first epoch begins before its key is made, so that s
 _LAST_CLOCK_S = 2**32 - DESCRIPTOR_LIFE_S  # times on the wire are u32; in 2106
 _FILE_VERSION = 2
 _MOST_FILE_BYTES = 1 << 16  # larger than any key file
+_BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]+")
+# What people name by mistake, by its first bytes.
+_OTHER_FILES = {
+    b"-----BEGIN": "a PEM file, as SSH and TLS use it",
+    b"mtun-state": "another file of a state folder",
+    b"mtunrpl": "a replay table",
+    b"#": "a configuration, or a peer file",
+    b"[": "a configuration",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +185,74 @@ class NodeKeys:
         """Read a file of `save`.
 
         Raises:
-            KeyFileError: not a key file of this version; the text has file and fault.
+            KeyFileError: not a key file of this version, or it cannot be read; the text has file and fault,
+                the hint a command.
         """
         try:
-            return _parsed(json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii")))
-        except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise KeyFileError(f"{path} is not a key file: {type(error).__name__}: {error}") from error
+            data = read_regular(path, _MOST_FILE_BYTES)
+        except FileNotFoundError as error:
+            raise KeyFileError(f"there is no key file {path}", keygen_hint(path)) from error
+        except OSError as error:
+            raise KeyFileError(
+                f"the key file {path} cannot be read: {error.strerror}",
+                f"the node runs as the owner of its keys, which have mode 600: chmod 600 {_quoted(path)}",
+            ) from error
+        except LocalTunnelError as error:
+            raise KeyFileError(f"{path} is not a key file: {error}", keygen_hint(path)) from error
+        try:
+            return _parsed(json.loads(data.decode("ascii")))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise KeyFileError(
+                f"{path} is not a key file, as `mtun keygen` writes it: {_fault(data, error)}",
+                keygen_hint(path),
+            ) from error
+
+
+def keygen_hint(path: Path) -> str:
+    """The commands that make a key file at a place, for people. What is there now is moved away, or kept."""
+    if path.is_dir():
+        inside = path / "keys"
+        is_meant = inside.is_file()
+        return f"did you mean {inside}?" if is_meant else f"name a file in it: mtun keygen {_quoted(inside)}"
+    if path.is_symlink() and not path.exists():
+        return f"remove the link, which leads nowhere, and make new keys: rm {_quoted(path)} && " + _keygen(
+            path
+        )
+    if path.exists():
+        old = path.with_name(path.name + ".old")
+        return (
+            "name the right file in [node] keys, or restore it; new keys make it another node: "
+            f"mv {_quoted(path)} {_quoted(old)} && {_keygen(path)}"
+        )
+    return f"make one with: {_keygen(path)}"
+
+
+def _keygen(path: Path) -> str:
+    # `mtun keygen` makes the file's folder, and no folder above it.
+    above = "" if path.parent.parent.exists() else f"mkdir -p {_quoted(path.parent.parent)} && "
+    return f"{above}mtun keygen {_quoted(path)}"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _fault(data: bytes, error: Exception) -> str:
+    """What a file is that is not a key file. Never shows its content, which may be secret."""
+    if not data.strip():
+        return "it is empty"
+    for beginning, kind in _OTHER_FILES.items():
+        if data.startswith(beginning):
+            return f"it is {kind}"
+    if _BASE64.fullmatch(data):
+        return "it is a peer file, which holds the public part of a node"
+    if not data.startswith(b"{"):
+        return "its content has another form"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is damaged, or cut short, at byte {error.pos}"
+    if isinstance(error, KeyError):
+        return f"its field {error} is missing"
+    return str(error)
 
 
 def _parsed(record: Mapping[str, Any]) -> NodeKeys:

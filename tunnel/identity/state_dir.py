@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 from typing import Final, Self
@@ -236,6 +237,8 @@ def check_private(path: Path) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         right = "700" if path.is_dir() else "600"
-        raise StateError(f"{path} has mode {mode:03o}: others could read it", f"chmod {right} {path}")
+        raise StateError(
+            f"{path} has mode {mode:03o}: others could read it", f"chmod {right} {shlex.quote(str(path))}"
+        )
     if found.st_uid != os.geteuid():
         raise StateError(f"{path} is owned by user {found.st_uid}", "run the node as its owner")

@@ -33,7 +33,7 @@ from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
-from tunnel.identity.keys import NodeKeys
+from tunnel.identity.keys import NodeKeys, keygen_hint
 from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node import Node, address_rules
 from tunnel.running.peer_log import PeerLog
@@ -198,9 +198,9 @@ class ConfiguredNode(EnteredOnce):
     Attributes:
         node, directory: not before `with`.
     Raises (on entry):
-        StateError: the state folder is in use, or not private. ConfigError: no key file, or the address
-        cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables cannot be read.
-        OSError.
+        StateError: the state folder is in use, not private, or cannot be written. ConfigError: no key file,
+        or the address cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables
+        cannot be read. OSError.
     Raises (on exit):
         StateError: the state is not saved; the text names the place of the keys.
     """
@@ -232,21 +232,23 @@ class ConfiguredNode(EnteredOnce):
                 f"remove the line, and make keys with: mtun keygen {config.keys}",
             )
         if config.keys.is_dir():
-            raise ConfigError(f"{config.keys} is a folder, not a key file", "name the file in [node] keys")
+            hint = f"name the file in [node] keys; {keygen_hint(config.keys)}"
+            raise ConfigError(f"{config.keys} is a folder, not a key file", hint)
         if not config.keys.exists():
-            raise ConfigError(
-                f"there is no key file {config.keys}", f"make one with: mtun keygen {config.keys}"
-            )
+            raise ConfigError(f"there is no key file {config.keys}", keygen_hint(config.keys))
         with ExitStack() as undo:
-            self._state = StateDir(config.state)
+            with _as_state_error():
+                self._state = StateDir(config.state)
             undo.callback(self._state.close)
             if config.publish is not None:
                 _make_folder_of(config.publish)
             self.directory, self._files = load_peers(config, engine)
             undo.callback(self.directory.close)
-            self._guards = self._state.read(*_GUARDS)
-            self._ring = self._resume()
+            with _as_state_error():
+                self._guards = self._state.read(*_GUARDS)
+                self._ring = self._resume()
             undo.callback(self._ring.stop, config.keys, self._state.replay)
+            self._warn_of_other_keys()
             self.node = make_node(
                 config,
                 self._ring,
@@ -258,7 +260,8 @@ class ConfiguredNode(EnteredOnce):
                 on_publish=self._publish,
             )
             self.directory.publish(self.node.descriptor)
-            self._write(self.node.descriptor)
+            with _as_state_error():
+                self._write(self.node.descriptor)
             self._peer_log = PeerLog(self._reactor.now, self.directory)
             self.node.peers.listeners.append(self._peer_log)
             undo.pop_all()
@@ -273,6 +276,25 @@ class ConfiguredNode(EnteredOnce):
             now_s=time.time(),
             limit=self.config.limits.replay_tags,
         )
+
+    def _warn_of_other_keys(self) -> None:
+        """Two nodes with one key file would disturb each other; new keys at the old place are in order."""
+        place, own_id = self.config.publish, self._ring.keys.node_id(self._engine)
+        if place is None or not place.is_file():
+            return
+        try:
+            published = StaticDirectory.load(place, self._engine, on_bad_line=lambda _: None)
+        except KeyFileError:
+            return  # it is written anew
+        if others := [peer.node_id for peer in published if peer.node_id != own_id]:
+            log.warning(
+                "%s held the descriptor of node %s, and gets that of node %s: if %s is the key file of "
+                "another node, stop this one and put its own keys there",
+                place,
+                short(others[0]),
+                short(own_id),
+                self.config.keys,
+            )
 
     def _write(self, descriptor: Descriptor) -> None:
         if not self._is_state_here():
@@ -525,9 +547,23 @@ def _make_folder_of(publish: Path) -> None:
         ) from error
 
 
+@contextmanager
+def _as_state_error() -> Iterator[None]:
+    """Report what the disk refuses (read-only, full, not this user's) as an error of the state."""
+    try:
+        yield
+    except OSError as error:
+        hint = advice_for(error) or "is [node] state right?"
+        raise StateError(f"the state of the node cannot be used: {_place_of(error)}", hint) from error
+
+
+def _place_of(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def _text_of(error: OSError | StateError) -> str:
     """The text of an error with its place and advice."""
     if isinstance(error, StateError):
         return f"{error} ({error.hint})"
     advice = advice_for(error)
-    return f"{error.filename}: {error.strerror}" + (f" ({advice})" if advice else "")
+    return _place_of(error) + (f" ({advice})" if advice else "")
