@@ -8,10 +8,10 @@ affect all cases alike.
 
 Memory, as the growth of the resident size:
 
-* of an open stream: of a proxy, by the tunnels that are open and quiet, of which each is two streams there;
-* of an idle link: of a node of its own, by the neighbours that have asked it once and stay connected.
+* for each open stream: at a proxy with open, idle tunnels, each of which is two streams there;
+* for each idle link: at a separate node, whose neighbours have queried it once and stay connected.
 
-A process grows by pages and keeps its memory, so these are upper bounds, and rough where few are open.
+A process grows by pages and keeps its memory, so these are upper bounds, and rough for small numbers.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def measure_memory(settings: Settings) -> Memory:
             asked = neighbours[index].query(target.node_id, b"hello", route=route, mode=ReplyMode.NONE)
             asked.result(_TIMEOUT_S).close()
 
-        ask(0)  # what a first message makes once and for all
+        ask(0)  # the first message makes objects that stay
         before = net.usage(1).rss_bytes
         for index in range(1, settings.links + 1):
             ask(index)

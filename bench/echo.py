@@ -1,9 +1,9 @@
-"""TCP echo on one core, our reactor beside its peers: `python -m bench.echo`.
+"""TCP echo on one core, with our reactor and other libraries: `python -m bench.echo`.
 
-Every server runs in its own process, idle except in its turn; one load generator serves all. Rounds go
-through the servers forwards and backwards in turn, so that a slow minute of the machine is shared. The
-figure is the server's own processor time for a request, during the measured part only: the load's speed and
-the other core do not affect it. Peers that are not installed (`pip install '.[peers]'`) are skipped and
+Every server runs in its own process and is idle except in its turn. All have the same load generator. Every
+second round runs in reverse order, so that a slow minute of the machine affects all servers. The figure is
+the server's own processor time for a request, during the measured part only, so the speed of the load and the
+other core do not affect it. Libraries that are not installed (`pip install '.[peers]'`) are skipped and
 listed.
 """
 

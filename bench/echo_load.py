@@ -1,4 +1,4 @@
-"""The load of `bench.echo`, one for all servers, in a process of its own.
+"""The load of `bench.echo`, the same for all servers, in its own process.
 
 `python -m bench.echo_load PORT CONNECTIONS BYTES REQUESTS`: each connection sends a request, waits for the
 whole echo and sends the next: no pipelining. It prints one JSON line when all connections are open and waits
@@ -19,7 +19,7 @@ from bench.echo_servers import allow_many_descriptors
 
 __all__ = ["main"]
 
-# Every so-manieth request is timed: a clock call for each would slow the load down.
+# Only some requests are timed: a clock call for each would slow down the load.
 _TIMED_EVERY = 16
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         _hold(port, connections)
         return
     socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
-    # One echo over each, so that accepting them is over: with 1,000 it would be a fifth of the figure.
+    # One echo over each first, so that all are accepted: accepting 1,000 would be a fifth of the figure.
     _run(socks, size, len(socks))
     print(json.dumps({"connected": connections}), flush=True)
     sys.stdin.readline()

@@ -1,8 +1,8 @@
-"""The servers that `bench.echo` compares, each in a process of its own: `python -m bench.echo_servers KIND`.
+"""The servers that `bench.echo` compares, each in its own process: `python -m bench.echo_servers KIND`.
 
-Each prints its port and echoes, and is written as the documentation of its library recommends. A thread,
-not the loop, answers the benchmark over standard input and output: the line "usage" with a JSON line of
-processor seconds and memory. The end of input ends the process.
+Each prints its port and echoes. It is written as the documentation of its library recommends. A thread, not
+the loop, talks to the benchmark over standard input and output: it answers the line "usage" with a JSON line
+of processor seconds and memory. The end of the input ends the process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Our part of an echoed request, without the system's: `python -m bench.hot_path`.
+"""The reactor's part of an echoed request, without system calls: `python -m bench.hot_path`.
 
-The echo services of `bench.echo` in a reactor whose epoll and sockets are stubs, always ready. That leaves
-poller, loop, generators and streams, a seventh of a real request, measurable to one or two per cent on a busy
-machine. In a real server the same code costs up to twice as much, because the kernel's data fill the caches.
+The echo services of `bench.echo` run in a reactor whose epoll and sockets are stubs that are always ready. So
+poller, loop, generators and streams remain, a seventh of a real request. The figure is exact to one or two
+per cent on a busy machine. In a real server the same code costs up to twice as much, because the kernel's
+data fill the caches.
 """
 
 from __future__ import annotations

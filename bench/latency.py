@@ -1,15 +1,15 @@
 """Latency of an answer by the number of proxies: `python -m bench.latency`.
 
-* `one-shot route`, `one-shot cached`: a query with its own header and its echo, one after the other, on links
-  that are up. The protocol treats each as the first on its route, so this is also the *first query on warm
-  links*. In mode `route` the reply has its own headers, in mode `cached` it has not.
-* `cold links`: the same in mode `route` where every node dials for each message (`LinkPolicy.ONCE`), so
-  that connection and handshake of each hop are in the time, there and back.
-* `established`: a message and its echo over one tunnel that is open; the same for tunnels of purpose
-  `mixed`, `interactive` and `bulk`.
+* `one-shot route`, `one-shot cached`: queries in sequence, each with its own header, and their echoes, on
+  open links. The protocol treats each as the first on its route, so this is also the *first query on warm
+  links*. In mode `route` the reply has its own headers, in mode `cached` it has none.
+* `cold links`: the same in mode `route`, but every node dials for each message (`LinkPolicy.ONCE`), so the
+  time includes connection and handshake of each hop, in both directions.
+* `established`: a message and its echo over one open tunnel; the same for tunnels of purpose `mixed`,
+  `interactive` and `bulk`.
 
-Content is 64 bytes. Two layouts: `processes`, one for each node, all sharing this machine's cores; and
-`one process`, all nodes in one reactor, where no process has to be woken and nothing runs at the same time.
+Content is 64 bytes. There are two layouts: `processes`, one for each node, which share this machine's cores;
+and `one process`, with all nodes in one reactor, where no process is woken and nothing runs concurrently.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The cases of `bench.layers`: each some work through our layers, and its bound, the same primitives on the
-same bytes without layers.
+"""The cases of `bench.layers`: work through our layers, and its bound, the same primitives without layers.
 
-Both are functions of a call's number. A case that writes sends its content through a layer into a stream that
-takes everything; one that reads takes it out of a stream that always has more.
+Both are functions of the number of the call. A case that writes sends content through a layer into a stream
+that accepts everything; a case that reads takes it from a stream that never ends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""How fast the byte layers are beside the raw work that is in them: `python -m bench.layers`.
+"""The speed of the byte layers, compared with their ciphers alone: `python -m bench.layers`.
 
-Each case is run in turn with its *bound*: the same primitives on the same bytes with nothing around them.
-The ratio of the two is what our code costs. Everything runs in this one process and is timed in processor
-seconds.
+Each case alternates with its *bound*: the same primitives on the same bytes, without layers. The ratio of the
+two is the cost of our code. Everything runs in this process and is timed in processor seconds.
 
 * A limiter: content through it, written into a stream that copies, or read; the bound is one copy.
 * A limiter in Sealed; the bound is the raw seal of the content.
@@ -121,7 +120,7 @@ def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[st
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser(
         "bench.layers",
-        "Speed of the byte layers beside the raw work in them.",
+        "Speed of the byte layers, compared with their ciphers alone.",
         short="one round with little content",
         example="--json layers.json",
     )

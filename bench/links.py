@@ -1,16 +1,16 @@
-"""What links that are kept are worth: `python -m bench.links`.
+"""The gain of permanent links over one link for each message: `python -m bench.links`.
 
-For each number of proxies two networks of one process per node stand side by side: in one, links live on
-between messages and carry many at a time (policy `pooled`); in the other each message dials its own links
-(`once`, as the Rust original did). They take turns with the same queries:
+For each number of proxies two networks run, with one process per node. In one the links are permanent and
+carry many messages at a time (policy `pooled`); in the other each message dials its own links (`once`, as the
+Rust original did). Both get the same queries, in turn:
 
-* one small query after the other, over the same route and with an answer: milliseconds to the answer's first
-  byte (the answer is one chunk, so that is also its last);
+* small queries in sequence over the same route, with replies: milliseconds to the first byte of the reply
+  (the reply is one chunk, so this is also its last byte);
 * many small queries at the same time: queries per second;
 * one long transfer in mode `none`: MB/s of content, 10⁶ bytes each.
 
-And what an open stream costs: a proxy holds many tunnels of mode `cached` on which nothing moves, over one
-link on each side; the memory of its process before and after, divided by their number.
+It also measures the memory of an open stream: a proxy holds many idle tunnels of mode `cached`, over one link
+on each side. The growth of its process is divided by their number.
 
     python -m bench.links --proxies 1 3 10 --pairs 3 --json result.json --plot result.png
 """
@@ -249,7 +249,7 @@ def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "bench.links",
-        "Latency, rate and throughput over links that are kept, beside one link for each.",
+        "Latency, rate and throughput over permanent links, and with one link for each message.",
         short="other defaults: little of each",
         plot=True,
         example="--proxies 1 3 --pairs 3 --json -",

@@ -1,5 +1,6 @@
-"""Nodes in this process that need not know the same things of each other, unlike those of a `LocalNetwork`:
-each has its own directory, limits and addresses, and may be stopped alone.
+"""Nodes in this process that differ, unlike those of a `LocalNetwork`.
+
+Each has its own directory, limits and addresses, and can be stopped alone.
 
     with NodeGroup() as group:
         bob = group.add(directory)
@@ -65,12 +66,12 @@ class NodeGroup:
         return node
 
     def start(self, node: Node) -> Future[None]:
-        """Let it serve. The future ends with it."""
+        """Start a node. The future ends when the node does."""
         future = self._serving[node.id] = self.submit(node.serve())
         return future
 
     def stop(self, node: Node) -> None:
-        """End it as a crash would."""
+        """Stop a node without an orderly end, as a crash would."""
         self._serving[node.id].cancel()
         self.wait_until(lambda: not node.open_links)
 
@@ -92,7 +93,7 @@ class NodeGroup:
         self.run(service())
 
     def wait_until(self, condition: Callable[[], object], patience_s: float = _PATIENCE_S) -> None:
-        """Wait until a condition, looked at in the reactor's thread, holds. Raises TimeoutError."""
+        """Wait until a condition holds; it is checked in the reactor's thread. Raises TimeoutError."""
 
         def watch() -> Service[None]:
             while not condition():

@@ -1,16 +1,16 @@
-"""What an observer of all wires learns: `python -m bench.observer`.
+"""The knowledge of an observer of all wires: `python -m bench.observer`.
 
-Between every two nodes stands a recording proxy. The same schedule of queries runs with one link per message
-(policy `once`), over links that are kept anyhow (`pooled`), and over such links with padding at a constant
-rate. Then the observer, who sees connections, and times, directions and sizes of records, guesses the routes
-(`bench.wire_records`); the report counts the correct guesses.
+A recording proxy stands between every two nodes. The same schedule of queries runs with one link per message
+(policy `once`), over permanent links (`pooled`), and over permanent links with padding at a constant rate.
+Then the observer, who sees connections, and the times, directions and sizes of records, guesses the routes
+(`bench.wire_records`). The report counts the correct guesses.
 
-* Under `once` connections draw the routes.
-* Under `pooled` connections tell nothing: there are the same ones with and without messages. Who looks at
-  records instead still sees what moves when, as long as nothing else does.
-* At a constant rate records tell nothing either: every direction shows records of one size, at one rate.
+* Under `once` the connections reveal the routes.
+* Under `pooled` the connections reveal nothing: they are the same with and without messages. The times of
+  records still reveal a route while no other traffic passes.
+* At a constant rate the records reveal nothing either: each direction has records of one size, at one rate.
 
-Every record has one of the sizes that the protocol allows, whatever is in it: that is counted, too.
+Every record has one of the sizes that the protocol allows, whatever its content. The report counts this too.
 
     python -m bench.observer --nodes 8 --queries 60 --json result.json --plot result.png
 """
@@ -330,7 +330,7 @@ def _plot(settings: Settings, cases: Sequence[Case], path: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "bench.observer",
-        "What an observer of all wires learns of routes, by link policy.",
+        "The share of routes that an observer of all wires finds, by link policy.",
         short="other defaults: a few queries, a few nodes",
         plot=True,
         example="--queries 60 --plot observer.png",

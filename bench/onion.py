@@ -1,4 +1,4 @@
-"""What the onion costs, by the number of proxies and by engine: `python -m bench.onion`.
+"""The cost of the onion, by number of proxies and engine: `python -m bench.onion`.
 
 Each case is one call, timed in microseconds of processor time and divided by the number of calls:
 

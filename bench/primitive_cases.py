@@ -1,21 +1,20 @@
-"""What `bench.primitives` compares, each library in a process of its own.
+"""The cases of `bench.primitives`, each library in its own process.
 
 `python -m bench.primitive_cases KIND SCALE` prints one JSON object: processor microseconds of one operation,
-by the name of the case. SCALE multiplies the number of operations. Every case is written as the
-documentation of its library would have it, at the lowest level that is public there; one that a library has
-no means for is left out.
+by the name of the case. SCALE multiplies the number of operations. Every case is written as the documentation
+of its library recommends, at the lowest public level. Cases that a library does not support are left out.
 
 The cases:
 
-* timer set + cancel: a call-back in a minute, cancelled immediately, while a hundred others wait;
-* timer set + fire: a call-back in a millisecond, all set first, then all called;
-* time limit: one around a body that ends immediately, as servers do with each request;
-* sleep: a hundred tasks that each sleep a millisecond, again and again: set, fire, resume;
-* thread → loop: another thread hands over functions to be called, as fast as it can;
-* thread ↔ loop: it waits for the answer before the next, so that each message wakes the loop;
-* spawn + join, 100: a hundred tasks that end immediately, all started and then all joined;
-* spawn + join, 1: one after the other;
-* ping-pong: two tasks, two channels of one item each.
+* timer set + cancel: a callback in a minute, cancelled immediately, while a hundred others wait;
+* timer set + fire: a callback in a millisecond; all are set first, then all are called;
+* time limit: a limit around a body that ends immediately, as servers have for each request;
+* sleep: a hundred tasks that repeatedly sleep a millisecond: set, fire, resume;
+* thread → loop: another thread posts functions to the loop, as fast as it can;
+* thread ↔ loop: the thread waits for each answer, so that each message wakes the loop;
+* spawn + join, 100: a hundred tasks that end immediately; all are started, then all joined;
+* spawn + join, 1: the same, one after the other;
+* ping-pong: two tasks and two channels of one item each.
 
 The time is that of the whole process (`time.process_time`), both threads where there are two.
 """
@@ -76,7 +75,7 @@ class Figures:
 
 
 def _flood(send: Callable[[Callable[[], None]], Any], function: Callable[[], None], count: int) -> None:
-    """Hand a function to the loop, in a thread of its own."""
+    """Post a function to the loop repeatedly, from another thread."""
 
     def run() -> None:
         for _ in range(count):

@@ -1,8 +1,8 @@
-"""What a loop does besides sockets, ours beside its peers: `python -m bench.primitives`.
+"""Operations of a loop other than sockets, our reactor and other libraries: `python -m bench.primitives`.
 
-Timers, messages from another thread, tasks started and joined, channels: see primitive_cases.py for what
-each case is. A round runs each library once, in a process of its own, there and the next time back. The
-figure is processor time per operation; ratios are within a round.
+Timers, messages from another thread, tasks started and joined, channels: primitive_cases.py describes each
+case. A round runs each library once, in its own process; every second round runs in reverse order. The figure
+is processor time per operation; ratios are within a round.
 
     python -m bench.primitives --rounds 7 --json result.json --plot result.png
 """

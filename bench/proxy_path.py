@@ -1,12 +1,12 @@
 """The cost of one proxy besides its ciphers: `python -m bench.proxy_path`.
 
-Two links and the relay between them in one process and one thread, without sockets and waits, so the figure
-is stable from run to run, unlike whole transfers on a shared machine. Timed is what a proxy's processor
-does with a chunk between `recv` and `send`: both multiplexers, the relay, the reactor's turns, credit in
-both directions. The two ends that make and take the records are not timed.
+Two links and the relay between them run in one thread, without sockets and waits. So the figure is stable
+from run to run, unlike that of whole transfers on a shared machine. It is the processor time of a proxy for a
+chunk between `recv` and `send`: both multiplexers, the relay, the reactor's turns, credit in both directions.
+The two ends that make and receive the records are not timed.
 
-The same cipher passes alone (open a record, permute the chunk, seal a record) are measured in turn. The
-difference is the cost of the path itself.
+The cipher passes alone (open a record, permute the chunk, seal a record) are measured in turn. The difference
+is the cost of the path itself.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 """The practical limit of a tunnel in Python: a chain of processes that do its cipher work and nothing else.
 
-Each process does with each chunk exactly what the tunnel's node does at that place, by the same
-primitives: Alice seals the content, applies one wide-block layer per proxy and seals the link record; a
-proxy opens the record, applies its layer and seals the next record; Bob opens record and content. All of
-it happens in place in one buffer, chunk numbers and lengths are known beforehand, sockets block. There is
-no reactor, no handshake, no header, no frame other than the record of fixed size, no time-out and no error
-handling.
+Each process does the cipher work of the node at its place, with the same primitives. Alice seals the content,
+applies one wide-block layer per proxy and seals the link record; a proxy opens the record, applies its layer
+and seals the next record; Bob opens record and content. All work is in place in one buffer, chunk numbers and
+lengths are known in advance, and sockets block. There is no reactor, handshake, header, time limit or error
+handling, and no framing except the record of fixed size.
 
 A batch of records, 64 KiB or one record if that is more, is received with one `recv_into` and sent with one
-`sendall`. At the end one byte comes back, as the FIN does in the tunnel: all has arrived.
+`sendall`. At the end one byte is returned, like the FIN of a tunnel: everything has arrived.
 
-In mode `route` the chain continues behind Bob, with processes for the reply path. So Alice and proxies are
-two processes each, and what both use is added up.
+In mode `route` the chain continues after Bob with processes for the reply path. So Alice and each proxy are
+two processes, whose times are added.
 
     with ReferenceChain(3, engine="openssl") as chain:
         run = chain.run(256_000_000)

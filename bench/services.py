@@ -53,14 +53,14 @@ class Sink(InnerService):
 
 
 class CountedEcho(Sink):
-    """The same, and sends each query back as it came (in mode `none` there is no way back)."""
+    """The same, and echoes each query (except in mode `none`, which has no reply)."""
 
     def _answer(self, chunk: bytes, reply: Reply) -> Generator[Any, Any, None]:
         return reply.write(chunk)
 
 
 class Hold(Sink):
-    """Reads each query and then keeps it, without an answer, until it is given up."""
+    """Reads each query and then never answers it; the query lasts until its sender cancels it."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         yield from super().handle(query, reply)

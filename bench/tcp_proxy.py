@@ -1,7 +1,7 @@
 """A TCP proxy as a service of the reactor: an attacker on the wire between two nodes.
 
-It sees and may cut what passes; it knows no key. Each connection has a `Watcher`, which is called with the
-bytes that pass.
+It sees all bytes and may cut them; it has no keys. Each connection has a `Watcher`, which is called with the
+bytes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Watcher(Protocol):
     """Watches one connection."""
 
     def passes(self, data: memoryview, *, outward: bool) -> int:
-        """Bytes have come; outward are those of the side that dialled.
+        """Called with received bytes; `outward`: from the side that dialled.
 
         Returns:
-            How many of them are passed on. If fewer than all, the connection is cut behind them, both ways.
+            Number of bytes to pass on. If it is less than all, the connection is cut after them, both ways.
         """
         ...
 

@@ -1,8 +1,8 @@
-"""What an observer of the wire sees of a connection between two nodes, and the routes that it guesses.
+"""An observer of the wire between two nodes, and the routes that it guesses.
 
-It sees when a connection begins and ends, and the time, direction and size of each record. Sizes are in the
-clear (a record begins with its length), and so is the end of the handshake, whose three messages have fixed
-lengths. Source: docs/protocol.md, "Link record".
+The observer sees when a connection begins and ends, and the time, direction and size of each record. Sizes
+are in the clear, because a record begins with its length. The end of the handshake is visible too, because
+its three messages have fixed lengths. Source: docs/protocol.md, "Link record".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmarks run, in their short form, and report well-formed figures; how fast does not matter here."""
+"""The benchmarks run in their short form and report well-formed figures. The tests check no speeds."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def check_layers(found: dict[str, Any]) -> None:
     check_machine(found["machine"])
     names = [(case["name"], case["engine"], case["block_bytes"]) for case in found["cases"]]
     assert len(set(names)) == len(names)
-    # Limiters both ways at three sizes; for each engine the two permutations at three sizes, two limiters in
-    # Sealed both ways, and of each kind four depths at three sizes, two of them read at two.
+    # Limiters both ways at three sizes; per engine the two permutations at three sizes, two limiters in
+    # Sealed in both directions, and of each kind four depths at three sizes, two of them read at two.
     assert len(names) == 4 * 2 * 3 + len(engine_names()) * (2 * 3 + 2 * 2 + 4 * (4 * 3 + 4))
     for case in found["cases"]:
         for name in ("mb_per_s", "bound_mb_per_s", "ratio"):
@@ -79,7 +79,7 @@ def check_echo(found: dict[str, Any]) -> None:
     kinds = [
         kind for kind in found["settings"]["kinds"] if kind in echo.installed(found["settings"]["kinds"])
     ]
-    # Without the extra there is at least the standard library to be compared with.
+    # Without the extra, at least the standard library is compared.
     assert {"reactor", "reactor, time limits", "asyncio Protocol", "asyncio streams"} <= set(kinds)
     loads = [tuple(load) for load in found["settings"]["loads"]]
     assert [(case["connections"], case["request_bytes"], case["kind"]) for case in found["cases"]] == [
@@ -88,7 +88,7 @@ def check_echo(found: dict[str, Any]) -> None:
     for case in found["cases"]:
         for name in ("per_s", "p50_ms", "p99_ms"):
             check_spread(case[name], found["settings"]["rounds"])
-        # Processor time of so few requests may come out as 0.
+        # The processor time of so few requests may be measured as 0.
         assert case["ratio"]["count"] == case["floor"]["count"] == found["settings"]["rounds"]
     assert [(one["connections"], one["kind"]) for one in found["memory"]] == [
         (idle, kind) for idle in found["settings"]["idle"] for kind in kinds
@@ -100,7 +100,7 @@ def check_primitives(found: dict[str, Any]) -> None:
     check_machine(found["machine"])
     names = {(case["name"], case["kind"]) for case in found["cases"]}
     assert len(names) == len(found["cases"])
-    # The libraries with call-backs have all cases, the others all but the timers of call-backs.
+    # The libraries with callbacks have all cases, the others all except callback timers.
     for kind in echo.installed(found["settings"]["kinds"]):
         expected = set(primitive_cases.CASES)
         if kind in ("trio", "curio"):
@@ -178,7 +178,7 @@ def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_long_forms_are_run_in_turn_and_kept_one_by_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was measured before a failure is in the file."""
+    """Results that were measured before a failure are in the file."""
     target = tmp_path / "result.json"
     monkeypatch.setattr("bench.__main__.BENCHMARKS", (onion, throughput))
     monkeypatch.setattr(throughput, "FULL", ("first", "second"))

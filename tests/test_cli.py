@@ -1,4 +1,4 @@
-"""`mtun` as a user runs it: the demonstration in every mode, profile and engine that fits, and its errors."""
+"""`mtun` as a user runs it: the demo in every mode, profile and engine, and its errors."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_table() -> None:
 def _mtun(
     *arguments: str, stdout: int = subprocess.PIPE, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """As a user's shell runs it: with buffers that are written at the end."""
+    """As a user's shell runs it: with buffered output."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [sys.executable, "-m", "tunnel", *arguments],

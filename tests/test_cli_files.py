@@ -68,7 +68,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def served(network: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """In an empty folder of its own, and with an empty store."""
+    """In a new empty folder, and with an empty store."""
     for path in network.folder.iterdir():
         path.unlink()
     (tmp_path / "here").mkdir()
@@ -160,7 +160,7 @@ def test_a_folder_there_and_back(served: Served, capsys: pytest.CaptureFixture[s
     assert "photos exists" in capsys.readouterr().err
     assert served.get("--extract", "--output", "other", name="photos.tar") == 0
     assert tree(Path("other")) == tree(Path("photos"))
-    # The same folder is the same archive: what broke off is resumed.
+    # The same folder makes the same archive, so an interrupted transfer resumes.
     first, second = io.BytesIO(), io.BytesIO()
     pack_folder(Path("original"), first)
     pack_folder(Path("original"), second)
@@ -207,7 +207,7 @@ def test_an_interrupted_get_prints_how_to_resume_it(
 
     def breaks(self: Download, limit_bytes: int) -> bytes:
         if self._place >= 300_000 and self.digest:
-            assert has_written.wait(60)  # what has come and is not yet written is not kept
+            assert has_written.wait(60)  # bytes that were received but not written are lost
             raise LocalTunnelError("the node stops")
         return real(self, limit_bytes)
 
@@ -232,7 +232,9 @@ def test_ctrl_c_in_a_transfer_prints_one_line_with_the_way_to_resume(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     for folder in (served.folder, Path()):
-        (folder / f"of-{command}").write_bytes(CONTENT * 40)  # it must not end before the signal is heeded
+        (folder / f"of-{command}").write_bytes(
+            CONTENT * 40
+        )  # long enough not to end before the signal is handled
     real_write, real_update = PathTarget.write, ProgressBar.update
     has_written = threading.Event()
     has_ended: list[int] = []
@@ -271,7 +273,7 @@ def test_ctrl_c_before_a_resumed_get_moves_anything_names_what_is_kept(
     has_ended = threading.Event()
 
     def interrupted(*_: object) -> bool:
-        # An interruption after the command has ended would be one of the tests.
+        # An interruption after the end of the command would end the tests.
         if not has_ended.is_set():
             os.kill(os.getpid(), signal.SIGINT)
             has_ended.wait(5.0)
@@ -381,7 +383,7 @@ def test_a_full_disk_is_named_with_the_remedy(
 
 
 def make_folder(folder: Path) -> None:
-    """Files, folders, links and strange things, for an archive."""
+    """Files, folders, links and special files, for an archive."""
     (folder / "sub" / "empty").mkdir(parents=True)
     (folder / "日本語 (1).txt").write_bytes(b"ja")
     (folder / os.fsdecode(b"caf\xe9")).write_bytes(b"latin")
@@ -394,7 +396,7 @@ def make_folder(folder: Path) -> None:
 
 
 def tree(folder: Path) -> set[Any]:
-    """Everything below a folder: strings for strange things, (path, content, may be run) for files."""
+    """Everything below a folder: strings for special files, (path, content, is executable) for files."""
     found: set[Any] = set()
     for path in folder.rglob("*"):
         name, status = str(path.relative_to(folder)), path.lstat()

@@ -1,4 +1,4 @@
-"""The commands around networks: help, wrong use, and what they make. In this process; no node runs."""
+"""The commands around networks: help, wrong use, and the files they make. In this process; no node runs."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_no_command_uses_fewer_proxies_than_the_default_unasked(
     assert "give --hops 2" in capsys.readouterr().out
     (tmp_path / "file").write_bytes(b"x")
     arguments = command.format(file=tmp_path / "file").split()
-    # Of the folder's nodes one is asked; of the single file's none is left.
+    # One of the folder's nodes is queried; the single file has no other node.
     one = str(tmp_path / "net" / "peers" / "node-1")
     for source, available in (["--network", str(tmp_path / "net")], 2), (["--peers", one], 0):
         assert main([*arguments, *source]) == 2
@@ -289,7 +289,7 @@ def test_publish_checks_its_arguments_before_it_runs_a_node(
 def test_keygen_makes_no_tree_of_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    """A mistyped path would else leave secrets in a place that is never looked at."""
+    """Otherwise a mistyped path would leave secrets in a forgotten place."""
     (tmp_path / "file").write_text("")
     assert main(["keygen", str(tmp_path / place)]) == 2
     shown = capsys.readouterr().err
@@ -315,7 +315,7 @@ def test_network_makes_no_tree_of_folders(
 def test_a_network_that_is_not_finished_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, is_there: bool
 ) -> None:
-    """The next try would refuse the folder, which is not empty."""
+    """Otherwise the next attempt would refuse the folder, because it is not empty."""
     folder = tmp_path / "net"
     if is_there:
         folder.mkdir()
@@ -333,7 +333,7 @@ def test_a_network_that_is_not_finished_leaves_nothing(
 def test_two_networks_at_the_same_place_and_time_do_not_harm_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second begins when the first has seen that the folder is empty."""
+    """The second begins after the first has checked that the folder is empty."""
     folder = tmp_path / "net"
     real = make_folder
 
@@ -487,7 +487,7 @@ def test_the_files_of_a_network_are_toml(net: Path) -> None:
 
 
 def _examples() -> list[str]:
-    """Every `mtun` line of the document's blocks and of the help texts, without the words behind it."""
+    """Every `mtun` line of the document's blocks and of the help texts, without its comment."""
     document = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", document, re.DOTALL)
     helps = [path.read_text(encoding="utf-8") for path in Path(main.__code__.co_filename).parent.glob("*.py")]

@@ -1,4 +1,4 @@
-"""`mtun` at a terminal: signals, pipes, encodings, narrow windows, mistyped words, and what is loaded."""
+"""`mtun` at a terminal: signals, pipes, encodings, narrow windows, typing errors, and imports at start."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _mtun(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def _wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The output of a wrong use. Its status is 2 in any case."""
+    """The output of a wrong use. The status must be 2."""
     try:
         status: Any = main(arguments)
     except SystemExit as ended:
@@ -81,7 +81,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# -- what is loaded, and the version ---------------------------------------------------------------------
+# -- imports at start, and the version --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["pign"], ["--hepl"]], ids="".join)
@@ -110,7 +110,7 @@ def test_the_limit_of_retries_that_the_parser_knows_is_that_of_the_node() -> Non
 
 
 def test_commands_print_through_one_module() -> None:
-    """There escapes, closed pipes and letters that a terminal lacks are dealt with, for all commands."""
+    """That module handles escapes, closed pipes and characters that a terminal lacks, for all commands."""
     for path in CLI.glob("*.py"):
         if path.name in ("terminal.py", "__init__.py"):
             continue

@@ -1,4 +1,4 @@
-"""Configuration: known keys are taken, others are refused, and the document agrees."""
+"""Configuration: known keys are accepted, others are refused, and the document agrees."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ VALUES = st.recursive(
 
 
 def outcome(tables: dict[str, Any], **environment: str) -> NodeConfig | ConfigError:
-    """Any other error is a failure of the test."""
+    """The configuration, or its ConfigError. Any other error fails the test."""
     try:
         return make_config(tables, folder=Path("/x"), source="f", environment=environment)
     except ConfigError as error:
@@ -396,7 +396,7 @@ def test_any_variable_is_taken_or_refused_as_documented(setting: Setting, text: 
     ],
 )
 def test_the_files_service_has_a_folder_for_nothing_else(text: str) -> None:
-    """Else strangers could fetch the keys, or store what the node reads as a peer file."""
+    """Otherwise strangers could fetch the keys, or store a file that the node reads as a peer file."""
     error = refused(f'[service]\nnames = ["files"]\n[files]\n{text}')
     assert "the node keeps its own files there" in str(error)
 

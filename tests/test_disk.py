@@ -1,4 +1,4 @@
-"""Opening only regular files, and giving names without replacing, on every kind of file system."""
+"""Opening only regular files, and renaming without replacing, on every kind of file system."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def link_to_tty(path: Path) -> None:
     params=[make_fifo, make_socket, link_to_null, link_to_tty, Path.mkdir], ids=lambda make: make.__name__
 )
 def strange(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A path that is no regular file; to open a FIFO waits for a writer, for ever."""
+    """A path that is not a regular file. Opening a FIFO would wait for a writer forever."""
     path = tmp_path / "strange"
     request.param(path)
     return path
@@ -116,7 +116,7 @@ def no_links(*_: object, **__: object) -> None:
 
 @pytest.fixture(params=["link", "renameat2", "placeholder"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The file systems there are: with hard links; without; without and without RENAME_NOREPLACE."""
+    """The kinds of file systems: with hard links; without; without hard links and RENAME_NOREPLACE."""
     if request.param != "link":
         monkeypatch.setattr(os, "link", no_links)
     if request.param == "placeholder":

@@ -1,4 +1,4 @@
-"""The documents agree with the code: errors, lengths, limits, codes, and sections that docstrings name."""
+"""The documents agree with the code: errors, lengths, limits, codes, sections named in docstrings."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_the_numbers_of_credit_and_puzzle() -> None:
 def test_the_limits_table_is_that_of_the_code() -> None:
     limits = Limits()
     rows = {row["limit"]: row["default"] for row in _rows(PROTOCOL, "Life of a link", "limit")}
-    # Those of established tunnels are in their own section.
+    # The limits of established tunnels are in their own section.
     names = set(limits.__slots__) - {"tunnel"}
     assert rows == {name: _shown(getattr(limits, name)) for name in names}
 

@@ -1,7 +1,7 @@
 """Every public name has a docstring, which names the errors that its own code raises.
 
-Public is what a package's `__init__` exports, and of each class the methods and properties without an
-underscore. A method that overrides another may leave its docstring to it.
+Public names are those that a package's `__init__` exports, and of each class its methods and properties
+without an underscore. A method that overrides another may inherit its docstring.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _function_of(member: Any) -> Callable[..., Any] | None:
         return member.fget
     if isinstance(member, classmethod | staticmethod):
         return member.__func__ if inspect.isfunction(member.__func__) else None
-    # A builtin, such as a clock, has no source to look into.
+    # A builtin, such as a clock, has no Python source.
     return member if inspect.isfunction(member) else None
 
 
@@ -93,12 +93,12 @@ def test_every_public_name_has_a_docstring() -> None:
     docs = {name: _doc(found).strip() for name, found in OBJECTS}
     assert len(docs) > 500, "the packages were not looked into"
     assert [name for name, doc in docs.items() if not doc] == []
-    # The one that dataclasses make is none.
+    # The docstring that `dataclass` makes does not count.
     assert [name for name, doc in docs.items() if re.match(r"\w+\(.*\)( -> .*)?$", doc)] == []
 
 
 def _own_raises(function: Callable[..., Any]) -> set[str]:
-    """The classes that a function's own code raises by name, nested functions left out."""
+    """The classes that a function's own code raises by name, without its nested functions."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     names = set()
     todo = list(ast.iter_child_nodes(tree))
@@ -114,7 +114,7 @@ def _own_raises(function: Callable[..., Any]) -> set[str]:
 
 
 def _unnamed_errors(found: Any) -> list[str]:
-    """Errors that the code of a public name raises, and its docstring does not name."""
+    """Errors that the code of a public name raises but its docstring does not name."""
     if inspect.isclass(found):
         # Of a class, its construction.
         function, doc = vars(found).get("__init__") or vars(found).get("__post_init__"), _doc(found)

@@ -1,4 +1,4 @@
-"""Every example and the README's Python code run as a user would run them, and print what they promise."""
+"""Every example and the README's Python code run as for a user, and print the expected output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged of failures that no caller learns of: a line for everyday ones, a traceback for bugs."""
+"""The log of failures that reach no caller: one line for ordinary failures, a traceback for bugs."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ BYTES_ONLY = (
     "routing/addresses",
     "routing/guards",
 )
-# What joins bytes to sockets, clocks and threads.
+# The parts that join bytes to sockets, clocks and threads.
 JOINS = ("node", "cli", "client", "control", "local_network", "running", "services", "__init__", "__main__")
-# Not bytes alone: files, choice, and the rest of the front.
+# More than bytes, but no sockets of their own: files, random choice, and the rest of the front.
 NEUTRAL = ("config", "disk", "identity", "directory", "routing", "front")
 MAY_NAME_CRYPTO = {"readwrite_comp/primitives.py", "tunnel/crypto/primitives.py"}
 
@@ -76,7 +76,7 @@ def _tops(path: Path) -> set[str]:
 
 
 def _offences(package: str, *, allowed: set[str], forbidden: set[str]) -> dict[str, set[str]]:
-    """What the files of a package import beyond the standard library and `allowed`, or of `forbidden`."""
+    """The imports of a package other than the standard library and `allowed`, and those in `forbidden`."""
     found = {}
     for path in _files(package):
         name, tops = str(path.relative_to(ROOT)), _tops(path)
@@ -135,7 +135,7 @@ def test_the_core_of_the_reactor_knows_nothing_built_on_it() -> None:
 
 
 def test_no_more_than_three_files_import_each_other() -> None:
-    """Imports under TYPE_CHECKING count: a reader follows them too."""
+    """Imports under TYPE_CHECKING count, because a reader follows them too."""
     files = {_module(path): path for package in PACKAGES for path in _files(package)}
     assert len(files) > 100, "the packages were not looked into"
     imports = {name: set(_imported_files(path, files.keys())) - {name} for name, path in files.items()}
@@ -220,7 +220,7 @@ LONGER = {
 
 
 def test_functions_are_short() -> None:
-    """Counted are the lines after the docstring: signatures with many options stand one name a line."""
+    """Only the lines after the docstring count: a signature with many options has one option per line."""
     long = set()
     for path in (path for package in PACKAGES for path in _files(package)):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -231,14 +231,14 @@ def test_functions_are_short() -> None:
     assert long == LONGER
 
 
-# Private names that tests use all the same: (file, name).
+# Private names that tests may use: (file, name).
 MAY_LOOK_INSIDE = {
-    # Sets up by hand what two threads do at the same moment.
+    # Reproduces by hand what two threads do simultaneously.
     ("tests/reactor/test_shared_channel.py", "_claim"),
     ("tests/reactor/test_shared_channel.py", "_offer"),
     ("tests/reactor/test_shared_channel.py", "_receivers"),
     ("tests/reactor/test_shared_channel.py", "_take"),
-    # pycryptodome's: it may change or go.
+    # A function of pycryptodome, which may change.
     ("tests/readwrite_comp/test_hctr.py", "_raw_strxor"),
 }
 
@@ -266,7 +266,7 @@ def _private_names(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_tests_use_public_names() -> None:
-    """What a test must see is public in its module, if not in the API; then a reader of the code knows."""
+    """State that tests read is public in its module, even if not in the API, so that a reader knows."""
     found = [
         (str(path.relative_to(ROOT)), line, name)
         for path in _files("tests")

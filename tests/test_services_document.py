@@ -1,4 +1,4 @@
-"""docs/services.md and the code say the same."""
+"""docs/services.md agrees with the code."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_lengths_and_numbers() -> None:
 
 def test_the_three_kinds_of_clients_have_the_same_names() -> None:
     def names(kind: type) -> set[str]:
-        # `undo_...` and what it needs is for the clients themselves.
+        # The `undo_...` methods are for the clients themselves.
         return {name for name in vars(kind) if not name.startswith(("_", "undo_")) and name != "numbered"}
 
     assert names(Client) == names(ServiceClient) == names(AsyncClient)

@@ -1,4 +1,4 @@
-"""The files of a node: private, locked, whole or refused; and what a restart continues with."""
+"""The files of a node: private, locked, complete or refused; and the state after a restart."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_clean_restart_keeps_the_keys(config: NodeConfig) -> None:
 
 def test_after_a_crash_the_node_is_the_same_and_its_onion_keys_are_new(config: NodeConfig) -> None:
     first = run_once(config)
-    (config.state / "replay").unlink()  # as it is while a node runs
+    (config.state / "replay").unlink()  # as while a node runs
     second = run_once(config)
     assert second.node_id == first.node_id
     assert second.link_key == first.link_key
@@ -355,7 +355,7 @@ def test_a_new_descriptor_is_written_and_offers_the_same_profiles(config: NodeCo
 def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
     config: NodeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is written later: others go on with the one before."""
+    """It is written later; until then the others use the previous one."""
     folder = config.files[0]
     with ConfiguredNode(config, Reactor()) as configured:
         folder.rename(folder.with_name("away"))
@@ -373,7 +373,7 @@ def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
 
 
 def test_the_sequence_number_outlives_a_crash_with_the_clock_ahead(config: NodeConfig) -> None:
-    """The clock was two days ahead, the node was killed, and no peer file has its descriptor."""
+    """The clock was two days ahead, the node was killed, and no peer file holds its descriptor."""
     config = replace(config, publish=None, files=())
     ahead_s = time.time() + 2 * 86_400
     with ConfiguredNode(config, Reactor()) as crashed:
@@ -382,7 +382,7 @@ def test_the_sequence_number_outlives_a_crash_with_the_clock_ahead(config: NodeC
         publish(crashed.node.context)
         ahead = crashed.node.descriptor
         copy = config.keys.read_bytes()
-    # As a kill leaves it: the keys as they were written last, and no replay table.
+    # As after a kill: the last written keys, and no replay table.
     config.keys.write_bytes(copy)
     (config.state / "replay").unlink()
     with ConfiguredNode(config, Reactor()) as again:
@@ -496,13 +496,13 @@ def test_peer_files_without_one_peer_are_an_error(tmp_path: Path) -> None:
         PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()
     assert "descriptors that nodes publish" in caught.value.__notes__[0]
     (tmp_path / "a").unlink()
-    PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()  # a node may be the first
+    PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()  # a node may be the first of its network
 
 
 def test_a_folder_of_peers_that_cannot_be_listed_stops_neither_the_others_nor_the_refreshing(
     config: NodeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So it is where a node has no file descriptors left, which its peers can bring about."""
+    """This happens when a node has no file descriptors left, which its peers can cause."""
     first = run_once(config)
     folder, closed = config.files[0], config.files[0].with_name("closed")
     closed.mkdir()
@@ -615,7 +615,7 @@ def test_keys_that_cannot_be_saved_at_their_place_are_saved_elsewhere(
 def test_keys_of_another_node_at_the_same_place_are_not_replaced(
     config: NodeConfig, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """A network is removed and made anew while the old one runs."""
+    """A network is removed and made again while the old one runs."""
     run_once(config)
     configured = ConfiguredNode(config, Reactor()).__enter__()
     shutil.rmtree(config.state)

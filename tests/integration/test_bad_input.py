@@ -1,7 +1,7 @@
 """Hostile and broken peers against real nodes on real sockets.
 
-Each case: what the node that saw it wrote to its log, what the peer was told, that all of it is given back,
-and that other traffic goes on.
+Each case checks the log of the node, the code that the peer receives, that all resources are released, and
+that other traffic continues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tunnel.onion.header import Command, Slot, build_header
 
 ENGINE = tunnel_engine()
 PROFILE = Profile(DEFAULT)
-# Short enough to be waited for, long enough for a busy machine's honest traffic.
+# Short enough for a test, long enough for honest traffic on a busy machine.
 LIMITS = Limits(handshake_s=1.0, header_s=1.0, dial_s=5.0, idle_s=2.0, answer_s=2.0, linger_s=1.0)
 
 
@@ -42,7 +42,7 @@ def net() -> Iterator[LocalNetwork]:
 
 @pytest.fixture
 def refusals(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """The text of everything that nodes logged as a warning or worse."""
+    """The text of all warnings and errors that nodes logged."""
     caplog.set_level(logging.INFO, logger="tunnel.node")
 
     def read() -> str:
@@ -86,7 +86,7 @@ def test_bytes_that_are_not_a_handshake(
         try:
             peer.send_bytes(data)
         except ConnectionError:
-            assert len(data) > M1_BYTES  # the node has closed while the flood was still coming
+            assert len(data) > M1_BYTES  # the node closed before the flood had ended
         assert peer.receive_to_end() == b""
     wait_until_idle(net)
     assert text in refusals()
@@ -98,7 +98,7 @@ def test_bytes_that_are_not_a_handshake(
 def test_a_peer_that_sends_too_little(net: LocalNetwork, refusals: Callable[[], str], count: int) -> None:
     with _raw(net[1]) as peer:
         peer.send_bytes(bytes(b"MT\x00\x01".ljust(M1_BYTES, b"\0")[:count]))
-        assert peer.receive_to_end() == b""  # the node's patience ends it
+        assert peer.receive_to_end() == b""  # the node's time limit ends it
     wait_until_idle(net)
     assert "no handshake within 1 s" in refusals()
     assert_works(net)
@@ -249,7 +249,7 @@ def test_replayed_header(net: LocalNetwork, refusals: Callable[[], str]) -> None
             second.open(PROFILE, header)
             assert second.reset_code() is ErrorCode.REPLAYED
         first.send_fin()
-        # It was accepted, and had no content: nodes with keys of the frame report by STATUS.
+        # The header was accepted, but no content followed: nodes with keys of the frame report by STATUS.
         assert first.wait_for(CellType.STATUS)
     wait_until_idle(net)
     assert "accepted before" in refusals()
@@ -291,10 +291,10 @@ def test_content_of_random_chunks(net: LocalNetwork, refusals: Callable[[], str]
 
 
 def test_frame_that_stops_in_the_middle(net: LocalNetwork, refusals: Callable[[], str]) -> None:
-    """Half a chunk, then silence: what is there is passed on at once, what is wrong with it comes back."""
+    """Half a chunk, then silence: the bytes are forwarded immediately, and the error is reported back."""
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1], command=Command.RELAY, next_id=net[2].id) + bytes(100))
-        # What follows the opened slot is noise to net[2]: it refuses the header, and reports that backwards.
+        # After its slot was opened, the rest is noise to net[2]: it refuses the header and reports backwards.
         assert peer.reset_code() is ErrorCode.BAD_HEADER
     wait_until_idle(net)
     assert_works(net)
@@ -325,7 +325,7 @@ def test_one_bad_peer_does_not_disturb_a_transfer_under_way(net: LocalNetwork) -
 
 
 def _dead_node(net: LocalNetwork) -> bytes:
-    """Publish a node whose port is not listened on. Returns its id."""
+    """Publish a node that does not listen on its port. Returns its id."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     descriptor = NodeKeys.generate(time.time()).descriptor(
@@ -355,7 +355,7 @@ def test_query_over_a_hop_that_refuses(
     assert caught.value.code is ErrorCode.NEXT_REFUSED
     assert ("the first hop" in str(caught.value)) == (position == 0)
     wait_until_idle(net)
-    # Who talks to whom is not for the log: a line names the node that writes it and no other, and no port.
+    # The log must not show who talks to whom: a line names only the node that writes it, and no port.
     ids = [node.id.hex()[:8] for node in net] + [dead.hex()[:8]]
     assert caplog.records or position == 0
     for record in caplog.records:
@@ -368,7 +368,7 @@ def test_query_over_a_hop_that_refuses(
 
 @pytest.mark.full
 def test_query_over_a_hop_that_never_answers(net: LocalNetwork) -> None:
-    """A listener that accepts and stays silent: the hop before it gives up the handshake, and reports it."""
+    """A listener that accepts and never answers: the previous hop ends the handshake and reports it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         descriptor = NodeKeys.generate(time.time()).descriptor(
             (Address("127.0.0.1", server.getsockname()[1]),), time.time(), net.engine
@@ -377,7 +377,7 @@ def test_query_over_a_hop_that_never_answers(net: LocalNetwork) -> None:
         route = Route((net[1].id, descriptor.node_id), net[3].id)
         with pytest.raises(QueryFailed) as caught:
             net[0].query(net[3].id, b"hello", route=route).result(timeout=PATIENCE_S)
-    # Either the proxy's dial limit or Alice's idle limit comes first; both are bounded and both say so.
+    # Either the proxy's dial limit or Alice's idle limit is reached first; both errors are correct.
     assert caught.value.code in (ErrorCode.NEXT_REFUSED, ErrorCode.TIMEOUT)
     wait_until_idle(net)
 

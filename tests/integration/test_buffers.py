@@ -1,4 +1,4 @@
-"""Buffers of all formats and shapes through real nodes: what arrives is counted in bytes, by each client."""
+"""Buffers of all formats and shapes through real nodes: each kind of client counts bytes, not items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunnel.services.attachments import AttachmentParser, pack_attachments
 
 Steps = Generator[Any, Any, Any]
 
-# A chunk of `default` holds 16,356 bytes: numbers of items around that of bytes, and of bytes around it.
+# A chunk of `default` holds 16,356 bytes: numbers of items, and of bytes, around that.
 SIZES = [8, 16_352, 16_360, 65_424, 200_000]
 
 
@@ -39,7 +39,7 @@ def digest(query: Query, reply: Reply) -> Service[None]:
 
 
 def giver(query: Query, reply: Reply) -> Service[None]:
-    """Answers with the wanted shape: its name, a space and a size."""
+    """Answers with a buffer of the requested shape. A query is its name, a space and a size."""
     wanted = b""
     while piece := (yield from query.read()):
         wanted += piece
@@ -155,7 +155,7 @@ def test_content_of_any_shape_becomes_bytes_before_it_is_sent(shape: str) -> Non
 
 
 def _pieces(reader: Any) -> Iterator[bytes]:
-    """What a reader of content gives; it waits for a thread, so a reactor runs it."""
+    """The pieces that a reader of content returns; it waits for a thread, so a reactor runs it."""
 
     def read() -> Service[list[bytes]]:
         found = []

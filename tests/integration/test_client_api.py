@@ -1,4 +1,4 @@
-"""The client API: the same scenarios by each kind of client, and what only one kind can do."""
+"""The client API: the same scenarios with each kind of client, and the features of single kinds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_query(kind: str, net: LocalNetwork) -> None:
         return result.read(), result.mode
 
     assert run(kind, net, scenario) == (b"QUIET", ReplyMode.ROUTE)
-    if kind != "asyncio":  # which learns it through its loop, perhaps after the result
+    if kind != "asyncio":  # whose loop delivers the progress, perhaps after the result
         assert seen[-1] == (len(b"quiet") + 6, len(b"quiet"))
 
 
@@ -107,7 +107,7 @@ def test_a_reply_is_read_while_it_arrives(kind: str, net: LocalNetwork, content:
 
 
 def test_a_part_of_the_reply_is_here_before_the_query_has_ended(kind: str, net: LocalNetwork) -> None:
-    """Each piece is sent when the answer to the one before was read; a chunk's data, so that it leaves."""
+    """Each piece fills a chunk, and is sent after the answer to the previous one was read."""
     answered = threading.Semaphore(0)
 
     def pieces() -> Iterator[bytes]:
@@ -206,7 +206,7 @@ def test_a_query_that_takes_too_long(kind: str, net: LocalNetwork) -> None:
 
 @pytest.mark.full
 def test_a_reader_that_waits_holds_up_the_sender(kind: str) -> None:
-    """Data in transit is bounded: the source is not read to its end while the reply is not read."""
+    """Data in transit is bounded: while the reply is not read, the source is not read to its end."""
     given = 0
 
     def pieces() -> Iterator[bytes]:
@@ -231,12 +231,12 @@ def test_a_reader_that_waits_holds_up_the_sender(kind: str) -> None:
             return held, count
 
         held, count = play(kind, net, scenario)
-    assert held < 200  # 13 MB: windows of two links, both ways, and what is held at the ends
+    assert held < 200  # 13 MB: the windows of two links in both directions, and the buffers of both ends
     assert count == 400 * 65_536
 
 
 def client_pause(kind: str) -> Any:
-    """A tenth of a second, in the way of the kind."""
+    """A pause of a tenth of a second, for this kind of client."""
     if kind == "asyncio":
         return asyncio.sleep(0.1)
     if kind == "services":
@@ -343,7 +343,7 @@ def test_a_query_takes_the_purpose_of_content_whose_length_is_unknown(kind: str,
 
 
 def test_ask_is_free_of_deadlock(kind: str, net: LocalNetwork) -> None:
-    """Far more than the windows hold, to a service that answers while it reads."""
+    """Far more content than the windows hold, sent to a service that answers while it reads."""
 
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[4].id, hops=1, purpose="interactive")
@@ -446,7 +446,7 @@ def test_a_tunnel_that_is_given_up(kind: str, net: LocalNetwork) -> None:
 
 
 def test_closing_a_tunnel_whose_other_end_still_sends(kind: str) -> None:
-    """What it sends is thrown away, or both would wait for ever."""
+    """Its data is discarded. Otherwise both ends would wait forever."""
 
     def talker(query: Query, reply: Reply) -> Service[None]:
         while (yield from query.read()):
@@ -467,9 +467,9 @@ def test_closing_a_tunnel_whose_other_end_still_sends(kind: str) -> None:
 
 @pytest.mark.full
 def test_an_idle_tunnel_stays(kind: str) -> None:
-    """For longer than the limit at which a hop ends a frame on which nothing moves.
+    """It stays open for longer than the limit after which a hop ends an idle frame.
 
-    A busy machine may hold a thread up for a part of a second: the limit is no shorter.
+    The limit is not shorter, because a busy machine may stop a thread for part of a second.
     """
     with LocalNetwork(peers=4, limits=Limits(idle_s=1.0)) as net:
 
@@ -494,7 +494,7 @@ def test_threads_time_out_and_lose_nothing(net: LocalNetwork) -> None:
         tunnel.write(message("upper", b"half a message"))
         tunnel.flush()
         with pytest.raises(TimedOut):
-            tunnel.receive(timeout_s=0.3)  # the half that has come is kept
+            tunnel.receive(timeout_s=0.3)  # the received half is kept
         tunnel.end_message()
         assert tunnel.receive(timeout_s=PATIENCE_S) == b"HALF A MESSAGE"
         with pytest.raises(TimeoutError):
@@ -676,7 +676,7 @@ def test_a_query_that_names_no_service_says_how_to(net: LocalNetwork, content: b
 
 @pytest.mark.parametrize("service", ["nothing", "failing"])
 def test_a_destination_that_refuses_is_not_backed_off(net: LocalNetwork, service: str) -> None:
-    """It has answered: the log must not say "does not answer", nor do routes have to avoid it."""
+    """It has answered: the log must not contain "does not answer", and routes need not avoid it."""
     with pytest.raises(QueryFailed):
         Client(net[0]).query(net[4].id, b"x", service=service, hops=1).result(PATIENCE_S)
     assert net[4].id not in net[0].peers.backed_off()
@@ -784,7 +784,7 @@ def test_a_node_within_the_loop_of_asyncio() -> None:
 
 
 def test_a_client_for_threads_refuses_the_reactors_own_thread(net: LocalNetwork) -> None:
-    """It would wait for itself, and with it every node of the reactor."""
+    """The thread would wait for itself, and all nodes of the reactor with it."""
 
     def service() -> Service[None]:
         client = Client(net[0])

@@ -1,4 +1,4 @@
-"""Retries by each kind of client, and by commands: around a dead proxy, and nothing twice that cannot be."""
+"""Retries by each kind of client and by commands: around a dead proxy, never after a part of a reply."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEAD, BOB = 3, 6
 
 @pytest.fixture
 def net() -> Iterator[LocalNetwork]:
-    """A network of which one node has died, and no other knows yet."""
+    """A network with one dead node. The others have not noticed yet."""
     with LocalNetwork(peers=7, service=SERVICES) as network:
         network.stop(DEAD)
         yield network
@@ -68,7 +68,7 @@ def test_without_retries_the_failure_is_the_callers(kind: str, net: LocalNetwork
 
 @pytest.mark.parametrize("service", [None, "echo"])
 def test_a_file_is_sent_again_from_where_it_began(kind: str, service: str | None) -> None:
-    """Also behind the name of a service, which goes with each attempt."""
+    """Also with the name of a service, which is part of each attempt."""
     content = os.urandom(200_000)
     with LocalNetwork(peers=7, service=SERVICES if service else None) as net:
         net.stop(DEAD)
@@ -85,7 +85,7 @@ def test_a_file_is_sent_again_from_where_it_began(kind: str, service: str | None
 
 
 def test_a_streamed_reply_is_retried_until_it_begins(kind: str, net: LocalNetwork) -> None:
-    content = os.urandom(600_000)  # more than waits for its reader
+    content = os.urandom(600_000)  # more than the buffers hold for a reader
 
     def scenario(client: Any) -> Steps:
         reply = yield lambda: client.ask(
@@ -103,7 +103,7 @@ def test_a_streamed_reply_is_retried_until_it_begins(kind: str, net: LocalNetwor
 
 
 def test_a_reply_that_has_begun_is_not_asked_for_again(kind: str) -> None:
-    """Its reader has had some of it: what follows would not be the rest of the same."""
+    """Its reader has received a part of it, and a second reply need not continue the first."""
     with LocalNetwork(peers=7, service=SERVICES) as net:
 
         def kill() -> None:
@@ -164,7 +164,7 @@ def test_content_that_cannot_be_sent_again_is_refused(
 
 
 def test_a_call_is_made_once_and_may_be_sent_twice(net: LocalNetwork) -> None:
-    """It is a value: each time it begins with the ways that it has."""
+    """A call is a value: each time it begins with its own routes."""
     call = net[0].call(net[BOB].id, b"\x04echohi", route=way(net, DEAD), retries=1)
     results = [net.submit(net[0].query_service(call)).result(30) for _ in range(2)]
     assert [result.read() for result in results] == [b"hi", b"hi"]
@@ -185,7 +185,7 @@ def test_every_option_is_taken_and_documented() -> None:
 
 @pytest.fixture
 def peers(net: LocalNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A peer file of the network; every route that a command draws itself passes the dead node."""
+    """A peer file of the network; each route that a command draws passes the dead node."""
     path = tmp_path / "peers"
     StaticDirectory(node.descriptor for node in net).save(path)
     monkeypatch.setattr(cli_client.Client, "route", lambda self, destination: way(net, 1, DEAD))
@@ -211,7 +211,7 @@ def test_route_shows_the_route_that_the_query_took(
 def test_route_without_a_success_shows_the_first(
     net: LocalNetwork, peers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for index in (2, 4, 5):  # of those that are left, only the first hop of the route drawn answers
+    for index in (2, 4, 5):  # of the remaining nodes, only the first hop of the drawn route answers
         net.stop(index)
     assert main(["route", net[BOB].id.hex(), "--peers", str(peers), "--retries", "3", "--json"]) == 1
     outcome = json.loads(capsys.readouterr().out)

@@ -1,6 +1,6 @@
-"""Nodes whose clocks are wrong, or were: who is named, what errors show, and that they can be reached again.
+"""Nodes with wrong clocks: the suspects, the error texts, and that the nodes can be reached again afterwards.
 
-Each node of a network has a clock of its own, which the test sets.
+Each node of a network has its own clock, which the test sets.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tunnel.node.tunnels.tunnel import NodeTunnel
 
 HOUR_S: Final = 3_600.0
 DAY_S: Final = 24 * HOUR_S
-# No header of an honest sender has an expiry that both accept at so much.
+# At this difference no expiry of an honest sender is accepted by both.
 FAR_S: Final = 4.5 * HOUR_S
 
 
 class _Clock:
-    """A wall clock that is so much ahead of the right one."""
+    """A wall clock that is `ahead_s` ahead of the right one."""
 
     def __init__(self, ahead_s: float) -> None:
         self.ahead_s = ahead_s
@@ -41,7 +41,7 @@ class _Clock:
 
 
 class _Net:
-    """Nodes that run; their clocks were so much ahead when their keys were made."""
+    """Running nodes. `ahead_s`: how far the clock of each was ahead when its keys were made."""
 
     def __init__(self, thread: ReactorThread, ahead_s: list[float], limits: Limits) -> None:
         self.thread = thread
@@ -89,7 +89,7 @@ def clocked(*ahead_s: float, tick_s: float = 60.0) -> Iterator[_Net]:
 
 
 def shows(text: str, ahead_s: float) -> bool:
-    """Whether a text has the time of a clock, to the minute."""
+    """Whether a text contains the time of a clock, to the minute."""
     return any(clock_text(time.time() + ahead_s + more_s) in text for more_s in (-60, 0, 60))
 
 
@@ -149,7 +149,7 @@ def test_the_error_shows_both_clocks_when_the_sender_has_the_wrong_one(ahead_s: 
 def test_the_error_shows_both_clocks_when_a_node_of_the_route_has_a_wrong_one(
     ahead_s: float, place: int
 ) -> None:
-    """That of the first hop is known by the handshake; of another one the hop before it reports."""
+    """The handshake shows the clock of the first hop; the previous hop reports that of any other."""
     with clocked(*[-DAY_S / 2] * 4) as net:
         net.set(0)
         net.set(ahead_s, place)
@@ -196,13 +196,13 @@ def test_a_clock_that_jumps_ahead_once_leaves_a_node_that_can_be_reached(
         if ahead_s > DAY_S:
             moved_on()
         for _ in range(6):
-            # One that gets through leaves the time of the jump in tables.
+            # A header that is accepted leaves the time of the jump in tables.
             with contextlib.suppress(TunnelError):
                 net.ask(0, 4, 1)
             with contextlib.suppress(TunnelError):
                 net.ask(4, 0, 1)
         net.set(0, 4)
-        # A tick that sees the clock in order.
+        # A tick at which the clock is right.
         wait_until(net.thread, lambda: net.nodes[4].descriptor.onion_keys[0].not_before < time.time())
         ring = net.nodes[4].context.codec.ring
         wait_until(net.thread, lambda: ring.clock_fault(time.time()) is None)
@@ -254,7 +254,7 @@ def test_a_step_of_the_clock_is_logged_with_its_size(step_s: float, caplog: pyte
 
 
 def test_guards_outlive_a_clock_that_jumps_ahead() -> None:
-    """They are kept for months by the time that passes, not by what a clock shows for a second."""
+    """Guards are kept for months of elapsed time, whatever the clock shows for a second."""
     clock = _Clock(0)
     with ReactorThread() as thread:
         directory = StaticDirectory()

@@ -1,4 +1,4 @@
-"""A running node used by its owner's other programs, over its control socket: in process and as processes."""
+"""Other programs of the owner use a running node over its control socket, in this process and in others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def slow(query: Query, reply: Reply) -> Service[None]:
 
 
 class Node0:
-    """Node 0 of a network with a control socket in a folder of its own."""
+    """Node 0 of a network, with a control socket in its own folder."""
 
     def __init__(self, net: LocalNetwork, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Node0:
         self.run(self.server.finish())
 
     def raw(self) -> socket.socket:
-        """A client that may do anything."""
+        """A client that may send any bytes."""
         raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         raw.settimeout(PATIENCE_S)
         raw.connect(str(self.path))
@@ -265,7 +265,7 @@ def test_a_service_that_does_not_read_holds_up_the_content(control: ConnectedNod
     ):
         assert has_stalled.wait(PATIENCE_S)
         last = -1
-        while pulled != last:  # a tick later nothing more has been pulled
+        while pulled != last:  # until a tick passes without a further piece
             last = pulled
             has_stalled.clear()
             assert has_stalled.wait(PATIENCE_S)
@@ -308,7 +308,7 @@ def test_cancelling_ends_the_nodes_work(control: ConnectedNode, net: LocalNetwor
 
 
 def test_a_client_that_dies_in_the_middle_leaves_nothing(node0: Node0, net: LocalNetwork) -> None:
-    with connect(node0.path.parent) as control:  # opens the links, which stay
+    with connect(node0.path.parent) as control:  # opens the links, which stay open
         Client(control).query(net[4].id, b"", service="echo", hops=0).result(PATIENCE_S).close()
     with no_leaks():
         with connect(node0.path.parent) as control:
@@ -320,10 +320,10 @@ def test_a_client_that_dies_in_the_middle_leaves_nothing(node0: Node0, net: Loca
         for reply in replies:
             with pytest.raises(Closed, match="client was closed"):
                 reply.result()
-        # Streams that stay would end by themselves some time: that is too late.
+        # Streams that remain would end at some time limit, which is too late.
         wait_until_idle(net, patience_s=15)
         for reply in replies:
-            reply.cancel()  # else they would be reported as dropped
+            reply.cancel()  # otherwise they would be reported as dropped
 
 
 CALLS: dict[str, Callable[[ConnectedNode, bytes], object]] = {
@@ -528,7 +528,7 @@ def test_a_request_gets_the_outcome_of_its_node(tmp_path: Path) -> None:
         assert ended(signal.SIGTERM) is ErrorCode.CANCELLED
         assert not (state / CONTROL_FILE).exists()
         assert ended(signal.SIGKILL) is ErrorCode.DISCONNECTED
-        assert (state / CONTROL_FILE).exists()  # what the crash left
+        assert (state / CONTROL_FILE).exists()  # left over from the crash
         assert asked("ping", "node-1", "--count", "1", "--config", config, "--hops", "0")["answered"] == 1
         assert ended(signal.SIGTERM) is ErrorCode.CANCELLED
 

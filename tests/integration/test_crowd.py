@@ -1,4 +1,4 @@
-"""A thousand queries at once: each is answered whole, or refused with a documented code; nothing is left."""
+"""A thousand concurrent queries: each is answered, or refused with a documented code, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_thousand_queries_at_once() -> None:
     with LocalNetwork(peers=NODES) as net:
         found = _outcomes(_crowd(net))
         assert found.total() == QUERIES
-        # With the default limits there is room for all of them.
+        # The default limits have room for all of them.
         assert found["answered"] == QUERIES, found
         wait_until_idle(net)
         assert_works(net)

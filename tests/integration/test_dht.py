@@ -1,4 +1,4 @@
-"""The directory over OpenDHT: with the real one where it is installed, and over a table in memory."""
+"""The directory over OpenDHT: with the real library if it is installed, and with a table in memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_published_descriptors_are_learned_and_the_newest_wins(dht: FakeDht) -> 
             dht.wait_until(lambda: right.lookup(old.node_id) == old)
             left.publish(new)
             dht.wait_until(lambda: right.lookup(old.node_id) == new)
-            # The table still has the old one, and gives it out again and again.
+            # The table still has the old one, and returns it repeatedly.
             asked = len(dht.asked)
             dht.wait_until(lambda: len(dht.asked) > asked + 64)
             assert right.lookup(old.node_id) == new
@@ -160,7 +160,7 @@ def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest
     "kind", ["in memory", pytest.param("opendht", marks=[needs_opendht, pytest.mark.slow])]
 )
 def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None:
-    """Their node directories begin empty but for themselves: no descriptor is handed over by the test."""
+    """Their directories contain only themselves at first: the test passes on no descriptor."""
     fake = FakeDht() if kind == "in memory" else None
     made: list[DhtDirectory] = []
 
@@ -195,7 +195,7 @@ def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None
 def test_a_configuration_chooses_the_hash_table_for_nodes_and_commands(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two nodes and a client that have no peer file, and one address of the hash table in common."""
+    """Two nodes and a client without peer files, which share one address of the hash table."""
     fake = FakeDht()
     if kind == "in memory":
         monkeypatch.setitem(sys.modules, "opendht", fake)

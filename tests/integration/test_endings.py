@@ -1,7 +1,6 @@
-"""Ends at a bad moment: everything is released, and the caller gets an error.
+"""Ends at bad moments: all resources are released, and the caller gets an error.
 
-Services that go on after an error, sinks and sources of unusual kinds, nodes stopped under their own
-queries.
+Services that continue after an error, unusual sinks and sources, nodes that stop during their own queries.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from tunnel.routing.cover import CoverPlan
 from tunnel.routing.route import Route
 from tunnel.services import InnerService, Query, Reply, Tunnel
 
-# Links that do not outlive their message: so the way back has to be dialled.
+# Links that end with their message, so that the reply path must be dialled.
 ONCE = Limits(link_policy=LinkPolicy.ONCE)
 
 
@@ -74,7 +73,7 @@ def test_a_connection_accepted_during_a_cancellation_is_closed() -> None:
 
 
 class _GoesOn(InnerService):
-    """Makes Alice's address useless, and then does what it should not do with the error of the way back."""
+    """Makes Alice's address useless, and then handles the error of the reply path in the wrong way."""
 
     def __init__(self, how: str) -> None:
         self.how = how
@@ -115,7 +114,7 @@ def test_a_service_that_continues_without_a_reply_route(how: str, caplog: pytest
 
 
 class _Silent(InnerService):
-    """Reads the query and then thinks for good, perhaps after a beginning."""
+    """Reads the query and never answers, or only a first part."""
 
     def __init__(self, beginning: bytes) -> None:
         self.beginning = beginning
@@ -132,7 +131,7 @@ class _Silent(InnerService):
 
 @pytest.mark.parametrize("beginning", [b"", b"some of the answer"])
 def test_query_of_a_node_that_is_stopped_ends_at_once(beginning: bytes) -> None:
-    # For the others: after a FIN a stream is not read, so only their limits end it.
+    # For the others: after a FIN the stream is not read, so only their time limits end it.
     limits = Limits(idle_s=2.0, answer_s=2.0, linger_s=1.0)
     with LocalNetwork(peers=4, service=_Silent(beginning), limits=limits) as net:
         moved: list[int] = []
@@ -177,7 +176,7 @@ def test_sink_that_is_false_while_it_is_empty(net: LocalNetwork) -> None:
 
 
 class _Raw(io.RawIOBase):
-    """A file that takes a few bytes at a time, and None once it is full."""
+    """A file that accepts a few bytes at a time, and returns None once it is full."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -262,7 +261,7 @@ def test_node_that_cannot_be_made_leaves_no_listener() -> None:
         Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread.reactor, host="localhost")
 
 
-# --- a node that is stopped under what its user has asked for
+# --- a node that stops during calls of its user
 
 
 def _reads(reply: Service[IncomingReply]) -> Service[bytes]:
@@ -285,7 +284,7 @@ async def _awaits(node: Node, bob: bytes) -> object:
 
 
 def _in_thread(function: Callable[[], object]) -> Future[Any]:
-    """The future of what blocks or awaits."""
+    """The future of a call that blocks or awaits."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -314,7 +313,7 @@ ASKING: dict[str, Callable[[Node, bytes], Future[Any]]] = {
 
 
 class _Hesitates(InnerService):
-    """Never answers what begins with 1."""
+    """Never answers queries that begin with 1."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         content = yield from query.read()

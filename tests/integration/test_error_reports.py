@@ -1,7 +1,7 @@
-"""What Alice learns when a hop fails, before, during and after the transfer, in every reply and error mode.
+"""Alice's error when a hop fails before, during or after the transfer, in every reply and error mode.
 
-Real nodes on real sockets. The failing hop is a node whose layers raise, or whose links do; the hop that
-tampers is one whose reporter sends something else than it should. Routes have two proxies, there and back.
+Real nodes on real sockets. The failing hop is a node whose layers or links raise errors; the hop that
+tampers is a node whose reporter sends wrong bytes. Routes have two proxies in each direction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCK_MODES = [mode for mode in SERVED_MODES if MODES[mode].reply_blocks]
 
 
 class Failing(InnerService):
-    """Echoes; fails where `fails` names: before the answer, in its middle, or when it is written."""
+    """Echoes, and fails at the point that `fails` names: before, during or after the answer."""
 
     def __init__(self) -> None:
         self.fails: str | None = None
@@ -62,7 +62,7 @@ def network() -> Iterator[LocalNetwork]:
 
 @pytest.fixture
 def net(network: LocalNetwork) -> Iterator[LocalNetwork]:
-    """After each test nothing is left on any node."""
+    """Checks after each test that no node has work left."""
     SERVICE.fails = None
     yield network
     wait_until_idle(network)
@@ -70,7 +70,7 @@ def net(network: LocalNetwork) -> Iterator[LocalNetwork]:
 
 
 def ask(net: LocalNetwork, mode: ReplyMode, error_mode: ErrorMode = ErrorMode.STATUS) -> QueryFailed:
-    """The error of a query over nodes 1 and 2 to node 3; the way back is over 4 and 5, or over 2 and 1."""
+    """The error of a query over nodes 1 and 2 to node 3; its reply returns over 4 and 5, or over 2 and 1."""
     route = Route((net[1].id, net[2].id), net[3].id)
     back = Route((net[4].id, net[5].id), net[0].id) if mode is ReplyMode.OTHER_ROUTE else None
     query = net[0].query(
@@ -102,7 +102,7 @@ class _FailingLayer:
 def fail_hop(
     node: Node, monkeypatch: pytest.MonkeyPatch, chunks: int, *, is_backward: bool, to: bytes | None = None
 ) -> None:
-    """A proxy that fails after a number of chunks of a half of a frame (to the node `to`, if given)."""
+    """Let a proxy fail after a number of chunks of one direction of a frame (to the node `to`, if given)."""
     tunnel = node.context.codec
     relay_layers = tunnel.relay_layers
 
@@ -117,7 +117,7 @@ def fail_hop(
 
 
 def check(error: QueryFailed, error_mode: ErrorMode, hop: int, code: ErrorCode, text: str = "") -> None:
-    """The error names the hop as far as its mode can."""
+    """Check that the error names the hop, as far as its mode can."""
     report = error.report
     if report is not None:
         assert not report.succeeded
@@ -151,7 +151,7 @@ def test_a_proxy_that_fails(
     hop: int,
     when: str,
 ) -> None:
-    """Before its first chunk, in the middle of the content, or when nothing but the last chunk is left."""
+    """Before its first chunk, in the middle of the content, or before the last chunk."""
     # 61.6 chunks of content and the head's, made 64.
     chunks = {"before": 0, "during": 20, "after": 63}[when]
     fail_hop(net[1 + hop], monkeypatch, chunks, is_backward=False, to=net[2 + hop].id)
@@ -172,7 +172,7 @@ def test_a_destination_that_fails(
         return
     error = ask(net, mode, error_mode)
     if error.report is not None or error_mode is not ErrorMode.NONE:
-        # Where replies come by themselves, the reset of the way back may be the first to be heard.
+        # In modes with separate replies, the reset of the reply path may arrive first.
         assert error.code is ErrorCode.SERVICE_FAILED or error_mode is not ErrorMode.STATUS
         if error.report is not None and not error.report.is_about_reply:
             check(error, error_mode, 2, ErrorCode.SERVICE_FAILED)
@@ -189,7 +189,7 @@ def test_a_proxy_that_fails_under_a_cached_reply(
     check(ask(net, ReplyMode.CACHED, error_mode), error_mode, hop, ErrorCode.BUSY, "this hop gives out")
 
 
-# --- a hop of the way back
+# --- a hop of the reply path
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
@@ -198,7 +198,7 @@ def test_a_proxy_that_fails_under_a_cached_reply(
 def test_a_proxy_that_fails_on_the_reply_route(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, mode: ReplyMode, hop: int, when: str
 ) -> None:
-    """Bob passes on what he cannot read himself, and Alice learns which hop of her route failed."""
+    """Bob passes on a status that he cannot read, and Alice finds the failed hop of her route."""
     chunks = {"before": 0, "during": 20, "after": 61}[when]
     back = [net[4], net[5]] if mode is ReplyMode.OTHER_ROUTE else [net[2], net[1]]
     following = [*back, net[0]][hop + 1]
@@ -217,7 +217,7 @@ def test_a_proxy_that_fails_on_the_reply_route(
 def test_an_answer_to_a_known_destination_that_fails_on_its_route(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:
-    """The route is Bob's: he learns where it failed, and reports to Alice that it failed and why."""
+    """The route is Bob's: he finds the failed hop, and reports the failure and its reason to Alice."""
     for node in net:
         fail_hop(node, monkeypatch, chunks, is_backward=False, to=net[0].id)
     error = ask(net, ReplyMode.KNOWN_DEST)
@@ -230,7 +230,7 @@ def test_an_answer_to_a_known_destination_that_fails_on_its_route(
 def tamper_at(
     node: Node, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes], *, to: Command
 ) -> None:
-    """A hop that changes every STATUS that it hands on or makes, of frames that have a command for it."""
+    """Let a hop change every STATUS that it makes or passes on, for frames with a command for it."""
     send = Reporter.send
 
     def tampered(self: Reporter, limit_s: float) -> Service[None]:
@@ -247,7 +247,7 @@ def flipped(status: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("hop", "fails_at"),
-    # A hop behind the one that fails has nothing to change.
+    # A hop after the failing one has no status to change.
     [(0, "proxy"), (1, "proxy"), *((hop, at) for hop in (0, 1, 2) for at in ("destination", "nowhere"))],
 )
 @pytest.mark.parametrize("error_mode", ErrorMode)
@@ -288,7 +288,7 @@ def test_a_hop_that_changes_the_status(
 def test_a_hop_of_the_reply_route_that_changes_the_status(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, hop: int
 ) -> None:
-    """Also where the reply has come: a lie about it does not undo it."""
+    """Also after the reply has arrived: a false report does not make it invalid."""
     back = [net[4], net[5], net[0]]
     tamper_at(back[hop], monkeypatch, flipped, to=Command.HOME if hop == 2 else Command.RELAY)
     if hop == 2:
@@ -328,7 +328,7 @@ def test_a_status_of_another_length_is_blamed_on_its_sender(
         assert error.report.hop == hop - 1
 
 
-# --- what the nodes themselves do
+# --- the nodes themselves
 
 
 def test_a_fault_in_a_hop_is_reported_as_a_fault_and_logged_there(
@@ -348,7 +348,7 @@ def test_a_fault_in_a_hop_is_reported_as_a_fault_and_logged_there(
 def test_a_query_in_order_ends_its_streams_in_order(
     net: LocalNetwork, mode: ReplyMode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No hop sees a RESET, in any mode: success looks like failure, and a settled stream like any other."""
+    """No hop sees a RESET in any mode: success looks like failure, and a settled stream like any other."""
     caplog.set_level(logging.DEBUG, logger="tunnel.node")
     route = Route((net[1].id, net[2].id), net[3].id)
     back = Route((net[4].id, net[5].id), net[0].id) if mode is ReplyMode.OTHER_ROUTE else None
@@ -362,8 +362,8 @@ def test_a_query_in_order_ends_its_streams_in_order(
 
 
 def test_a_status_is_made_once(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The link is busy and what waits to send the status is cancelled: whoever tells next sends that one, and
-    makes no second one under the same keys."""
+    """The link is busy, and the service that waits to send the status is cancelled. The next attempt sends
+    the same status, and makes no second one under the same keys."""
     offered: list[bytes] = []
 
     def send_status(stream: _Stream, status: bytes) -> None:
@@ -388,7 +388,7 @@ def test_a_status_is_made_once(net: LocalNetwork, monkeypatch: pytest.MonkeyPatc
 
 
 class _Stream:
-    """What a reporter needs of a stream."""
+    """The part of a stream that a reporter uses."""
 
     profile = SMALL
     error = None

@@ -1,4 +1,4 @@
-"""Files as they are in life: they change while they are sent, have any name, lie on any file system."""
+"""Files in use: they change while they are sent, have any name, and are on any file system."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def replaces(path: Path) -> None:
 
 
 def rewrites_unseen(path: Path) -> None:
-    """As through a memory map, or within one tick of the file system's clock."""
+    """Rewrite without a change of the modification time, as through a memory map or within one clock tick."""
     before = path.stat()
     rewrites(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -186,7 +186,7 @@ def test_a_file_that_is_cut_or_rewritten_in_the_store_is_not_served_on(folder: P
             download.prepare()
 
 
-# --- what is no file whose size is known ------------------------------------------------------------------
+# --- files whose size is not known ------------------------------------------------------------------------
 
 
 def test_content_without_a_size_is_refused_before_anything_is_sent(net: LocalNetwork, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_both_normal_forms_are_one_file(net: LocalNetwork, folder: Path) -> None
     composed, decomposed = (unicodedata.normalize(form, "é.txt") for form in ("NFC", "NFD"))
     put(net[0], net[2].id, io.BytesIO(OTHER), decomposed, hops=1).result(PATIENCE_S)
     assert put(net[0], net[2].id, io.BytesIO(OTHER), composed, hops=1).result(PATIENCE_S).sent_bytes == 0
-    (folder / composed).rename(folder / decomposed)  # as its owner puts it there from another system
+    (folder / composed).rename(folder / decomposed)  # as stored by its owner from another system
     with pytest.raises(FilesError, match="EXISTS"):
         put(net[0], net[2].id, io.BytesIO(b"x"), composed, hops=1).result(PATIENCE_S)
     for name in (composed, decomposed):
@@ -323,7 +323,7 @@ def test_both_normal_forms_are_one_file(net: LocalNetwork, folder: Path) -> None
     store = FileStore(folder)
     with pytest.raises(StoreRefused, match="EXISTS"):
         _store(store, composed, b"x")
-    (folder / composed).write_bytes(b"two")  # where both are there, NFC goes first
+    (folder / composed).write_bytes(b"two")  # if both exist, the NFC form is served
     assert [(entry.name, entry.size) for entry in store.entries()] == [(composed, 3)]
     assert store.open(composed).size == 3
 

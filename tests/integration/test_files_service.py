@@ -1,4 +1,4 @@
-"""The files service over real nodes: put, get, list, resume, quota, and what hostile clients say."""
+"""The files service over real nodes: put, get, list, resume, quota, and requests of hostile clients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def net(folder: Path) -> Iterator[LocalNetwork]:
 
 
 def raw(net: LocalNetwork, request: FileRequest, content: bytes = b"") -> tuple[FileReply, bytes]:
-    """A request as any other client could send it."""
+    """A request with arbitrary fields, as a hostile client could send it."""
     reply = net[0].query(net[3].id, request.pack() + content, hops=1).result(PATIENCE_S).read()
     return FileReply.unpack(reply[:REPLY_BYTES]), reply[REPLY_BYTES:]
 
@@ -156,7 +156,7 @@ def test_an_interrupted_put_continues_where_it_stopped(net: LocalNetwork, folder
 
 
 def test_a_put_whose_proxy_dies_continues_over_another_route(tmp_path: Path) -> None:
-    """The proxy in use ends in the middle of the file; the rest goes through another."""
+    """The proxy in use dies in the middle of the file; the rest takes another route."""
     content = os.urandom(12_000_000)
     used = threading.Event()
     with LocalNetwork(peers=4, service=Files(tmp_path)) as net:
@@ -167,7 +167,7 @@ def test_a_put_whose_proxy_dies_continues_over_another_route(tmp_path: Path) -> 
                 used.set()
 
         def in_use() -> Service[int]:
-            """The proxy of the content, once that of the request before it is free."""
+            """The proxy that carries the content, once the previous request has ended."""
             while len(busy := [index for index in (1, 2) if net[index].open_streams]) != 1:
                 yield Sleep(0.001)
             return busy[0]
@@ -233,7 +233,7 @@ def test_a_cancelled_get_leaves_no_file_and_is_resumed(
     assert begun.wait(PATIENCE_S)
     future.cancel()
     wait_until_idle(net)
-    if not (tmp_path / "copy").exists():  # it was not faster than the cancellation
+    if not (tmp_path / "copy").exists():  # the cancellation came first
         assert len(list(tmp_path.glob(".copy.*.part"))) == 1
         fetched = get(net[0], net[3].id, "big", tmp_path / "copy", hops=1).result(PATIENCE_S)
         assert fetched.received_bytes < len(content)
@@ -253,7 +253,7 @@ def test_an_existing_path_is_not_written_over_unless_asked(
 
 
 def test_only_a_file_is_replaced(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
-    """Run by root, `get --output /dev/null --replace` would put a file in the place of the device."""
+    """Run by root, `get --output /dev/null --replace` would replace the device by a file."""
     (folder / "f").write_bytes(b"new")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LocalTunnelError, match="not a regular file"):
@@ -263,7 +263,7 @@ def test_only_a_file_is_replaced(net: LocalNetwork, folder: Path, tmp_path: Path
 
 
 class Liar(InnerService):
-    """Answers with the same bytes, whatever the question."""
+    """Answers every request with the same bytes."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -452,7 +452,7 @@ def test_content_with_another_digest_is_discarded(net: LocalNetwork, folder: Pat
     assert raw(net, request, b"wrong")[0].status is FileStatus.DIGEST
     assert raw(net, request, b"too long")[0].status is FileStatus.SIZE
     assert os.listdir(folder) == []
-    # More than is here cannot be resumed.
+    # An offset beyond the stored part cannot be resumed.
     assert raw(net, FileRequest(Operation.PUT, "f", 5, 3, DIGEST), b"xx")[0].status is FileStatus.CHANGED
 
 
@@ -503,7 +503,7 @@ def test_links_folders_and_strange_files_are_not_served(
     for name in ("link", "folder", "pipe", "nothing"):
         with pytest.raises(FilesError, match="NOT_FOUND"):
             get(net[0], net[3].id, name, io.BytesIO(), hops=1).result(PATIENCE_S)
-    # Nor is a link that lies where the part would be followed.
+    # A symbolic link in the place of the part is not followed either.
     with pytest.raises(FilesError, match="DISK"):
         put(net[0], net[3].id, io.BytesIO(CONTENT), "f", hops=1, retries=0).result(PATIENCE_S)
     assert secret.read_bytes() == b"secret"
@@ -547,7 +547,7 @@ def test_old_parts_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_two_uploads_of_the_same_content_at_once(net: LocalNetwork, folder: Path) -> None:
-    """Both come to their end: one stores it, the other waits and finds it stored."""
+    """Both succeed: one stores the file, the other waits and then finds it stored."""
     both = [put(net[i], net[3].id, io.BytesIO(CONTENT), "same", hops=1, retries=20) for i in (0, 1)]
     assert {future.result(PATIENCE_S).digest for future in both} == {DIGEST}
     assert os.listdir(folder) == ["same"]

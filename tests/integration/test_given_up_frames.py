@@ -1,4 +1,4 @@
-"""A frame that its sender gives up ends at every node, whatever each of them waits for."""
+"""An abandoned frame ends at every node, whatever each of them waits for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunnel import Limits, LocalNetwork, ReplyMode
 from tunnel.client import Client
 from tunnel.services import Query, Reply
 
-# Longer than the test may take: the idle limit must not be what ends the frame.
+# Longer than the test, so that the idle limit does not end the frame.
 LIMITS = Limits(idle_s=300.0)
 
 
@@ -27,7 +27,7 @@ def answers_without_end(query: Query, reply: Reply) -> Service[None]:
 
 
 class Endless:
-    """Content without end, which counts the pieces that were taken of it."""
+    """Endless content that counts the pieces read from it."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -46,7 +46,7 @@ def test_a_query_to_a_service_that_does_not_read(hops: int) -> None:
         seen: deque[int] = deque(maxlen=100)
 
         def is_full() -> bool:
-            """The windows of all hops are full when no piece is taken any more."""
+            """All windows of the route are full when no further piece is read."""
             seen.append(content.taken)
             return content.taken > 0 and len(seen) == 100 and seen[0] == seen[-1]
 

@@ -1,4 +1,4 @@
-"""Either end of a stream may end its half first, and what an end holds ends with it: by each client kind."""
+"""Either end of a stream may end its half first, and its resources end with it: with each kind of client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BIG = bytes(400_000)  # more than all windows of a sub-stream hold
 
 
 def early(query: Query, reply: Reply) -> Service[None]:
-    """Answers before it has read anything, and returns."""
+    """Answers without reading the query, and returns."""
     yield from reply.write(b"no thanks")
 
 
@@ -97,7 +97,7 @@ def message(name: str, content: bytes = b"") -> bytes:
 
 
 def core_of(stream: Any) -> SubStream[Signal]:
-    """What the tunnel knows of a client's sub-stream."""
+    """The tunnel's state machine of a client's sub-stream."""
     held = getattr(stream, "inner", stream)
     core: SubStream[Signal] = held.core
     return core
@@ -133,7 +133,7 @@ def test_a_service_that_has_answered_ends_its_half_while_the_other_is_open(
 def test_a_client_that_sends_to_a_service_that_has_answered_is_not_blocked(
     kind: str, net: LocalNetwork
 ) -> None:
-    """What it sends is thrown away, and the answer waits for it."""
+    """Its data is discarded, and the answer stays readable."""
 
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
@@ -150,7 +150,7 @@ def test_a_client_that_sends_to_a_service_that_has_answered_is_not_blocked(
 
 @pytest.mark.full
 def test_an_unread_half_is_refused_after_a_while_and_the_answer_stays(kind: str, net: LocalNetwork) -> None:
-    """The idle client's slot is free again; it can read all, and gets an error when it writes."""
+    """The idle client's slot is freed. It can read the whole answer, and gets an error when it writes."""
 
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
@@ -195,7 +195,7 @@ def test_the_client_that_ends_its_half_first_gets_all_of_the_answer(kind: str, n
 
 
 def test_an_answer_that_is_read_late_is_whole(kind: str, net: LocalNetwork) -> None:
-    """The service may have returned, and its node have stopped waiting, when the first byte is read."""
+    """The service has returned, and its node has stopped waiting, before the first byte is read."""
 
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
@@ -294,7 +294,7 @@ def test_a_service_that_has_left_its_tunnel_does_not_block_the_sender(kind: str)
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["echo", "early", "large", "stuck"])
 def test_closing_a_tunnel_ends_its_sub_streams(kind: str, net: LocalNetwork, name: str) -> None:
-    """With its own answer limit far away, and whatever the service at the other end does."""
+    """Long before its answer limit, and whatever the service at the other end does."""
 
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
@@ -323,7 +323,7 @@ def test_data_written_to_a_sub_stream_arrives_although_the_tunnel_is_closed(
 
 def test_a_client_that_has_stopped_sending_still_receives(kind: str) -> None:
     class Counting(InnerService):
-        """Answers when all messages are here."""
+        """Answers when all messages have arrived."""
 
         def handle(self, query: Query, reply: Reply) -> Service[None]:
             yield from ()
@@ -470,7 +470,7 @@ def test_a_closed_reply_is_dropped_without_a_warning(kind: str, net: LocalNetwor
 
 
 def test_sub_streams_of_an_aborted_tunnel_are_dropped_without_a_warning(kind: str, net: LocalNetwork) -> None:
-    """An error that leaves the block of a tunnel is the fault to look at, not its sub-streams."""
+    """An error that leaves the block of a tunnel is the cause, so its sub-streams cause no warnings."""
 
     def scenario(client: Any) -> Steps:
         for _ in range(5):

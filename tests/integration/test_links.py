@@ -1,5 +1,5 @@
-"""Links between real nodes: which there are, how they end, who is turned away, and who gets through all the
-same. What passes over them is in test_local_network.py, how they break in test_cut_links.py.
+"""Links between real nodes: which links exist, how they end, which peers are refused, and which get through.
+Their traffic is tested in test_local_network.py, broken links in test_cut_links.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def group() -> Iterator[NodeGroup]:
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """What nodes have logged, all of it; the reactor may say that this machine is busy."""
+    """All log lines of nodes; lines of the reactor about slow steps are allowed."""
     caplog.set_level(logging.WARNING)
     return lambda: "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith("tunnel")
@@ -49,7 +49,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
 
 
 def start(group: NodeGroup, directory: StaticDirectory, count: int, **options: Any) -> list[Node]:
-    """Nodes that serve, and know each other."""
+    """Start nodes that know each other."""
     nodes = []
     for _ in range(count):
         node = group.add(directory, **{"limits": LIMITS, **options})
@@ -69,9 +69,9 @@ def links_of(node: Node) -> list[Any]:
 
 
 def are_linked(nodes: list[Node], links: int) -> bool:
-    """Whether each node has links to this number of neighbours, one to each, and none is being made.
+    """Whether each node has one link to each of this number of neighbours, and is not dialling.
 
-    Two nodes that dial each other at once have two links for a moment.
+    Two nodes that dial each other simultaneously have two links for a moment.
     """
     return all(
         node.is_idle and node.open_links == links == len({link.peer.node_id for link in links_of(node)})
@@ -79,7 +79,7 @@ def are_linked(nodes: list[Node], links: int) -> bool:
     )
 
 
-# --- which links there are --------------------------------------------------------------------------------
+# --- which links exist ------------------------------------------------------------------------------------
 
 
 def test_both_dial_at_once_and_one_link_stays(group: NodeGroup, warnings: Callable[[], str]) -> None:
@@ -96,7 +96,7 @@ def test_both_dial_at_once_and_one_link_stays(group: NodeGroup, warnings: Callab
     group.run(dial_both())
     assert ask(first, second) == ask(second, first) == b"here"
     group.wait_until(lambda: first.open_links == second.open_links == 1)
-    # The one whose initiator has the smaller id, without a word.
+    # The link whose initiator has the smaller id, without any message.
     assert [link.is_dialler for link in links_of(first)] == [True]
     assert [link.is_dialler for link in links_of(second)] == [False]
     assert ask(first, second) == ask(second, first) == b"here"
@@ -259,7 +259,7 @@ def test_restart_of_a_relay_loses_no_stream(group: NodeGroup, warnings: Callable
     assert again.id == relay.id
     directory.publish(again.descriptor)
     group.start(again)
-    group.wait_until(lambda: not alice.links.pools.get(relay.id))  # its patience for another try
+    group.wait_until(lambda: not alice.links.pools.get(relay.id))  # its time for another attempt
     assert ask(alice, bob, again) == b"here"
 
 
@@ -304,7 +304,7 @@ def test_a_peer_that_stops_reading_harms_no_other_link(group: NodeGroup) -> None
     (stalled,) = [link for link in links_of(alice) if link.peer.node_id == relay.id]
     proxy.is_stalled = True
     route, content = Route((relay.id,), bob.id), bytes(1 << 20)
-    count = 10_000_000 // BULK.window_bytes + 4  # more than the kernel holds on its own
+    count = 10_000_000 // BULK.window_bytes + 4  # more than the kernel's buffers hold
     queries = [
         alice.query(bob.id, content, route=route, profile=Profile(BULK), mode=ReplyMode.CACHED)
         for _ in range(count)
@@ -335,7 +335,7 @@ def test_a_peer_that_answers_no_ping_harms_no_other_link(
     assert links_of(alice) == kept
 
 
-# --- who is turned away -----------------------------------------------------------------------------------
+# --- refused peers ----------------------------------------------------------------------------------------
 
 
 def test_a_working_peer_gets_through_a_flood_of_handshakes(group: NodeGroup) -> None:
@@ -365,7 +365,7 @@ def test_links_per_address_are_limited_outside_a_local_network(
     # No node: outside a local network none would dial this address.
     with RawPeer(bob.descriptor, group.engine, network_id=ELSEWHERE) as peer:
         peer.handshake()
-        group.wait_until(lambda: bob.open_links == 1)  # links count, as well as what has not shaken hands
+        group.wait_until(lambda: bob.open_links == 1)  # links count, and so do unfinished handshakes
         crowd = [socket.create_connection(address, timeout=PATIENCE_S) for _ in range(5)]
         assert [sock.recv(1) for sock in crowd[2:]] == [b"", b"", b""]
         assert bob.context.half_open == 2
@@ -382,7 +382,7 @@ def test_at_the_limit_the_idle_link_makes_room(group: NodeGroup, warnings: Calla
     (bob,) = start(group, StaticDirectory(), 1, limits=replace(LIMITS, links=2, header_s=PATIENCE_S))
     idle, busy, third, fourth = (RawPeer(bob.descriptor, group.engine) for _ in range(4))
     with idle, busy, third, fourth:
-        # Half open they take the places of others, so each comes when the one before is in.
+        # Half-open connections occupy slots, so each connects when the previous one is established.
         group.wait_until(lambda: bob.context.half_open == 2)
         idle.handshake()
         busy.handshake().open(profile, b"")

@@ -38,7 +38,7 @@ from tunnel.services import (
     service_prefix,
 )
 
-# Links that do not outlive their message: so the way back has to be dialled.
+# Links that end with their message, so that the reply path must be dialled.
 ONCE = Limits(link_policy=LinkPolicy.ONCE)
 EDGE = [-23, -22, -21, -1, 0, 1]
 
@@ -74,7 +74,7 @@ def test_a_query_to_the_node_itself_is_refused_with_the_reason(mode: ReplyMode) 
 @pytest.mark.parametrize("mode", SERVED_MODES)
 @pytest.mark.parametrize("hops", [0, 1, 5, 23])
 def test_route_lengths(hops: int, mode: ReplyMode) -> None:
-    # A way back over other proxies needs as many again, one that the other end draws at least one.
+    # A reply path over other proxies needs as many again; one that the other end draws needs at least one.
     others = {ReplyMode.OTHER_ROUTE: 2 * hops, ReplyMode.KNOWN_DEST: max(1, hops)}.get(mode, hops)
     with LocalNetwork(peers=others + 2) as net:
         content = os.urandom(1_000_000 if hops < 6 else 50_000)
@@ -215,7 +215,7 @@ def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.Lo
 
 @pytest.mark.full
 def test_reply_that_takes_longer_than_the_idle_limit() -> None:
-    """The query's streams are quiet meanwhile; they are let go before a proxy finds them idle."""
+    """The query's streams are idle meanwhile; they are released before a proxy ends them as idle."""
 
     class Slow(InnerService):
         def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
@@ -244,7 +244,7 @@ def test_service_that_thinks_for_too_long() -> None:
 
 @pytest.mark.parametrize("hops", [0, 1, 2])
 def test_a_failed_reply_route_is_reported_over_the_streams_of_the_query(hops: int) -> None:
-    """The last hop before Alice does not know her any more when Bob answers: she hears of it at once."""
+    """The last hop before Alice no longer knows her when Bob answers. Her query fails immediately."""
 
     class Forgetting(InnerService):
         def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
@@ -310,7 +310,7 @@ def test_routes_that_cannot_be() -> None:
 
 
 def test_network_that_is_closed_before_its_nodes_serve_leaks_nothing() -> None:
-    """A failure at once (a wrong route, say): the nodes are cancelled before their first step."""
+    """An immediate failure, such as a wrong route, cancels the nodes before their first step."""
     for _ in range(20):
         with LocalNetwork(peers=3):
             pass  # an unclosed socket is a ResourceWarning, which is an error here

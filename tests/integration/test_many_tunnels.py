@@ -1,5 +1,5 @@
-"""A thousand tunnels at once over one link, and one of them is never read: the others come through, and what
-the nodes hold stays within the budget that they state.
+"""A thousand concurrent tunnels over one link, one of which is never read. The others succeed, and the memory
+of the nodes stays within their stated budget.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STALLED_BYTES = 2_000_000
 
 @dataclass
 class Peaks:
-    """The most that each budget ever held."""
+    """The peak of each budget."""
 
     used: dict[Budget, int]
 
@@ -73,7 +73,7 @@ def test_all_tunnels_but_the_unread_one_finish(
         group.wait_until(lambda: held.asked == count)
         assert [node.open_links for node in nodes] == [1, 2, 1]
         assert [node.open_streams for node in nodes] == [count, 2 * count, count]
-        # Nobody has read anything yet: what was sent lies here.
+        # Nothing has been read yet, so all sent content is buffered here.
         group.wait_until(lambda: _unread(bob) >= count * geometry.chunk_bytes // 2)
 
         group.call(held.let_all_but_first)
@@ -127,6 +127,6 @@ def test_above_the_budget_those_that_wait_longest_are_reset(monkeypatch: pytest.
         assert 0 < failed == budget.evicted < 40
         assert budget.used_bytes == 0
         assert peaks.used[budget] <= limits.buffer_bytes
-        # The link has not suffered.
+        # The link still works.
         assert alice.open_links == bob.open_links == 1
         assert alice.query(bob.id, content, hops=0).result(PATIENCE_S).read() == content

@@ -1,4 +1,4 @@
-"""Nodes on hosts of their own: network namespaces, joined by a wire of 50 ms and 1 % loss.
+"""Nodes on separate hosts: network namespaces, joined by a wire of 50 ms and 1 % loss.
 
 Real TCP stacks with real retransmissions between processes that cannot see each other's loopback. The network
 is not declared local, and each host has a public address: so routes begin with guards, and no two of their
@@ -25,7 +25,7 @@ ALICE, BOB = 0, 4
 PROXIES = [1, 2, 3]
 OTHERS = [5, 6, 7]
 TIMEOUT_S = 120.0
-# So much is still under way when the first 200 kB have been sent, and is soon sent again.
+# Enough to be still in transit when the first 200 kB have been sent, and soon sent again.
 RETRIED_BYTES = 1_000_000
 NOTIFY_BYTES = 200_000
 
@@ -72,7 +72,7 @@ def test_a_proxy_killed_in_mid_transfer_is_named_and_used_again(net: NodeProcess
     assert short(net.nodes[victim].id) in str(failure.value)
     _assert_only_this_one_has_ended(net, victim)
 
-    # Whatever is drawn now leaves it out: there are others.
+    # Routes drawn now avoid it, because there are other proxies.
     for mode in ("route", "other-route"):
         report = net.query(ALICE, BOB, content_bytes=20_000, hops=2, mode=mode).result(TIMEOUT_S)
         assert report["reply_digest"] == report["query_digest"]
@@ -96,9 +96,9 @@ def test_a_proxy_killed_in_mid_transfer_is_named_and_used_again(net: NodeProcess
     ],
 )
 def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place: str, mode: str) -> None:
-    _ask_through_all(net)  # so that none rests because of an earlier test
+    _ask_through_all(net)  # so that no node is backed off because of an earlier test
     guard = _proxies(net, net.query(ALICE, BOB, hops=3).result(TIMEOUT_S))[0]
-    # Two hops may be blamed, and of six proxies the other four have to do for both ways.
+    # Two hops may be blamed, and the other four of six proxies must suffice for both directions.
     hops = 2 if mode == "other-route" else 3
     route = [guard, *(index for index in PROXIES + OTHERS if index != guard)][:hops]
     victim = {"guard": guard, "middle": route[1], "last": route[-1]}[place]
@@ -107,7 +107,7 @@ def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place
         ALICE,
         BOB,
         content_bytes=RETRIED_BYTES,
-        # Drawn ones begin with the guard, and nothing else of them is known beforehand.
+        # Drawn routes begin with the guard; their other hops are random.
         route=None if place == "guard" else route,
         mode=mode,
         retries=4,
@@ -118,7 +118,7 @@ def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place
     assert not running.has_ended
     report = running.result(TIMEOUT_S)
 
-    # Named, avoided, and the whole content arrived over the other route.
+    # It was named and avoided, and the whole content arrived over the other route.
     assert net.nodes[victim].id.hex() in report["attempts"][0]["blamed"]
     assert short(net.nodes[victim].id) in report["attempts"][0]["error"]
     blamed = {node_id for attempt in report["attempts"] for node_id in attempt["blamed"]}
@@ -129,10 +129,10 @@ def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place
     assert [query["content_bytes"] for query in net.received(BOB)][-1] == RETRIED_BYTES
     _assert_only_this_one_has_ended(net, victim)
 
-    # Back, with a new onion key. Its pause may not be over; a route that needs it takes it all the same.
+    # It is back, with a new onion key. Its back-off may not be over, but a route that needs it uses it.
     net.restart(victim)
     assert victim in _proxies(net, _ask_through_all(net))
-    # With that it is a node like any other: the guard again, or drawn sooner or later.
+    # Now it is an ordinary node: the guard again, or drawn at some time.
     drawn = (net.query(ALICE, BOB, hops=4).result(TIMEOUT_S) for _ in range(30))
     if place == "guard":
         assert _proxies(net, next(drawn))[0] == victim
@@ -141,7 +141,7 @@ def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place
 
 
 def test_no_node_has_kept_connections_of_the_dead(net: NodeProcesses) -> None:
-    """After all those kills and restarts: a link or two to each other node, and what a process has anyway."""
+    """After all kills and restarts: one or two links to each other node, and the usual descriptors."""
     assert all(node.is_running for node in net.nodes)
     for node in net.nodes:
         assert len(list(Path(f"/proc/{node.pid}/fd").iterdir())) <= 10 + 2 * COUNT

@@ -1,4 +1,4 @@
-"""A network as its users run it: `mtun network`, `up`, `ping`, `send`, `get`, in processes of their own.
+"""A network as its users run it: `mtun network`, `up`, `ping`, `send`, `get`, in separate processes.
 
 Nothing sleeps: each step waits for a line, for the end of a process, or for the end of a pipe.
 """
@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 def mtun(
     *arguments: str | Path, status: int = 0, patience_s: float = PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command until it ends."""
     done = subprocess.run(
         [sys.executable, "-m", "tunnel", *map(str, arguments)],
         capture_output=True,
@@ -124,7 +124,7 @@ def is_gone(pid: int) -> bool:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had."""
+    """The peak memory of a process."""
     (line,) = (
         line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")
     )
@@ -158,7 +158,7 @@ def test_a_network_from_its_making_to_control_c(
         sent = asked("send", content, far, *at, patience_s=TRANSFER_S)
         assert (sent["sha256"], sent["bytes"]) == (digest, content.stat().st_size)
         again = asked("send", content, far, *at)
-        assert again["moved_bytes"] == 0  # it is there already
+        assert again["moved_bytes"] == 0  # the file is stored already
         files = asked("get", far, *at)["files"]
         assert files == [{"name": "content.bin", "size": content.stat().st_size}]
         output = ("--output", tmp_path / "back.bin")
@@ -192,7 +192,7 @@ def test_a_second_up_is_refused_and_touches_nothing_of_the_first(tmp_path: Path)
         assert {path: path.stat().st_ino for path in net.glob("node-*/log")} == logs
         assert {path.read_text() for path in logs} == {"the first one's log"}
         assert asked("ping", "node-1", "--network", net, "--hops", "0")["ok"] is True
-        # Also where the nodes run, but no `up`.
+        # Also when the nodes run without `up`.
         (net / "lock").unlink()
         refused = mtun("up", net, status=1)
         assert f"is in use by another node (process {ready['node-0']['pid']})" in refused.stderr
@@ -272,7 +272,7 @@ def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.
     at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
     monkeypatch.setenv("MTUN_SERVICE_NAMES", "")
     with network(net, 2) as (up, _):
-        assert asked(*at)["ok"]  # its refusal of the unknown service shows that it runs
+        assert asked(*at)["ok"]  # it refuses the unknown service, so it runs
         refused = mtun("get", "node-1", "--network", net, "--hops", "0", status=1)
         assert "TARGET_NOT_ALLOWED" in refused.stderr
         assert up.stop()[0] == 0
@@ -323,7 +323,7 @@ def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
         os.kill(ready["node-1"]["pid"], signal.SIGSTOP)
         first = os.pidfd_open(ready["node-0"]["pid"])
         up.process.send_signal(signal.SIGINT)
-        _wait_for_end(first)  # so the first signal has been taken
+        _wait_for_end(first)  # so the first signal has been handled
         status, errors = up.stop()
         assert (status, "error: interrupted" in errors) == (130, True)
         assert all(is_gone(node["pid"]) for node in ready.values())
@@ -376,7 +376,7 @@ def test_killed_proxies_cost_a_retry_in_send_get_and_ping(tmp_path: Path) -> Non
             assert digest in said
         with (tmp_path / "back").open("rb") as file:
             assert hashlib.file_digest(file, "sha256").hexdigest() == digest
-        # A client that knows of no failure yet; that ten draws miss both dead ones happens once in 59,049.
+        # A client that knows of no failure yet. Ten draws miss both dead nodes once in 59,049 runs.
         pinged = asked("ping", "node-3", *at, "--count", "10", "--retries", "2")
         assert (pinged["ok"], pinged["answered"]) == (True, 10)
         assert 1 <= pinged["retried"] <= 2
@@ -390,9 +390,9 @@ def test_killed_proxies_cost_a_retry_in_send_get_and_ping(tmp_path: Path) -> Non
 
 
 def _kill_the_proxy_of(arguments: list[str], proxies: dict[str, int]) -> tuple[str, str]:
-    """Run a command on a terminal, and kill its only proxy when it shows its bar: the busiest node is it.
+    """Run a command on a terminal, and kill its only proxy, the busiest node, when it shows its progress bar.
 
-    Returns the proxy's name and what the command has printed; it must have succeeded.
+    Returns the proxy's name and the command's output; the command must have succeeded.
     """
     before = {name: _cpu_ticks(pid) for name, pid in proxies.items()}
     terminal, stderr = os.openpty()
@@ -463,7 +463,7 @@ def test_a_dump_of_a_running_node(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["node", "up"])
 def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_path: Path) -> None:
-    """The system sends SIGHUP then, and what is written to the terminal fails."""
+    """The system then sends SIGHUP, and writes to the terminal fail."""
     net = tmp_path / "net"
     mtun("network", net, "--nodes", "2")
     arguments = ["up", net] if command == "up" else ["node", "--config", net / "node-0" / "node.toml"]
@@ -479,7 +479,7 @@ def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_
         )
     try:
         os.close(terminal)
-        # To the end of the line: the command must not fail in the middle of writing it.
+        # To the end of the line, so that the command does not fail while it writes the line.
         shown = read_terminal(master, until="ready")
         shown += "" if shown.endswith("\n") else read_terminal(master, until="\n")
         assert "ready" in shown
@@ -515,7 +515,7 @@ def test_sigterm_in_the_middle_of_a_transfer_is_one_line_and_resumes(tmp_path: P
         assert target.read_bytes() == content
 
 
-# Makes its standard input the terminal of its session, whose end then comes as SIGHUP.
+# Makes its standard input the terminal of its session, so that its end causes SIGHUP.
 _ON_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

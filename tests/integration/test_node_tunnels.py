@@ -1,4 +1,4 @@
-"""Established tunnels between real nodes: messages, sub-streams, ends, and how Alice learns of failures."""
+"""Established tunnels between real nodes: messages, sub-streams, ends, and the errors that Alice gets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Use = Callable[[NodeTunnel], Service[None]]
 
 
 class Switchable(Echo):
-    """Echoes messages, unless a test gives it something else to do with a tunnel."""
+    """Echoes messages, unless a test replaces its use of a tunnel."""
 
     use: Callable[[Any], Generator[Any, Any, None]] | None = None
 
@@ -66,7 +66,7 @@ def exchange(messages: list[bytes], got: list[bytes | None]) -> Use:
 
 @pytest.mark.parametrize("hops", [0, 1, 4])
 def test_messages_and_their_answers(net: LocalNetwork, hops: int) -> None:
-    # Each fits into the windows of both ways: who sends more than that must read meanwhile.
+    # Each fits into the windows of both directions. To send more, an end must read meanwhile.
     messages = [b"", b"one", os.urandom(20_000), b"x" * 974, b"last"]
     got: list[bytes | None] = []
     report = net[0].tunnel(net[5].id, exchange(messages, got), hops=hops).result(PATIENCE_S)
@@ -86,7 +86,7 @@ def test_a_tunnel_over_many_hops_in_another_profile() -> None:
 
 
 def test_both_directions_at_once(net: LocalNetwork) -> None:
-    """More than all windows together in each, and neither end reads before it has written some."""
+    """More content than all windows hold in each direction, and each end writes some before it reads."""
     there, back = os.urandom(400_000), os.urandom(400_000)
     arrived: list[bytes | None] = []
 
@@ -105,7 +105,7 @@ def test_both_directions_at_once(net: LocalNetwork) -> None:
 
 @pytest.mark.full
 def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:
-    # A busy machine may hold a thread up for a part of a second: the limit is no shorter.
+    # The limit is not shorter, because a busy machine may stop a thread for part of a second.
     with LocalNetwork(peers=4, limits=Limits(idle_s=1.0, linger_s=1.0)) as net:
         got: list[bytes | None] = []
 
@@ -120,7 +120,7 @@ def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:
 
 
 def test_a_tunnel_whose_other_end_is_silent_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its links live and its service waits: only the silence shows that it is over."""
+    """Its links are open and its service waits: only the silence shows that the tunnel is dead."""
     monkeypatch.setattr(EstablishedTunnel, "pad", lambda self: None)
     with LocalNetwork(peers=2, limits=Limits(idle_s=0.3, linger_s=0.5)) as net:
 
@@ -134,7 +134,7 @@ def test_a_tunnel_whose_other_end_is_silent_ends_by_itself(monkeypatch: pytest.M
 
 
 def test_unread_tunnels_do_not_fill_the_memory() -> None:
-    """Sub-streams whose service never reads: the tunnel that holds most is given up."""
+    """Sub-streams whose service never reads: the tunnel that holds most is closed."""
 
     class Unread(Echo):
         def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:

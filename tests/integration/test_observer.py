@@ -1,4 +1,4 @@
-"""What passes between nodes as an observer of all wires sees it: connections, times and sizes of records.
+"""Traffic between nodes as an observer of all wires sees it: connections, times and sizes of records.
 
 The claims of docs/protocol.md about link policies and padding, by counts and order; how well an observer
 guesses from times is measured by `python -m bench.observer`.
@@ -55,9 +55,9 @@ def test_under_pooled_connections_do_not_depend_on_messages() -> None:
         before = list(watched.connections)
         for route in ROUTES:
             ask(watched, route)
-        assert watched.connections == before  # none has come
+        assert watched.connections == before  # no new connection
         assert sizes(watched.connections) <= ALLOWED
-        # They are not silent: who looks at records sees that something moves, and how much.
+        # The links are not silent: records show that content moves, and how much.
         assert any(connection.records for connection in before)
     assert pairs(before) == pairs(without) == {frozenset((a, b)) for a in range(5) for b in range(a)}
 
@@ -74,7 +74,7 @@ def test_at_a_constant_rate_records_do_not_depend_on_content() -> None:
         for is_outward in (True, False):
             times_s = [record.time_s for record in connection.records if record.is_outward is is_outward]
             for count, time_s in enumerate(times_s, start=1):
-                # Content adds none: the nth beat is n gaps after the beginning, and is never early.
+                # Content adds no record: the nth record is n gaps after the first, and never early.
                 assert time_s >= connection.began_s + count * limits.padding_gap_s
 
 

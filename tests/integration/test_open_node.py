@@ -1,4 +1,4 @@
-"""Nodes that a program opens, and what it connects to: real configurations, state folders and sockets."""
+"""`open_node` and `connect` in a program: real configurations, state folders and sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def upper(query: Query, reply: Reply) -> Service[None]:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    """A folder with two nodes that do not run."""
+    """A folder with two nodes that are not running."""
     assert main(["network", str(tmp_path / "net"), "--nodes", "2"]) == 0
     return tmp_path / "net"
 

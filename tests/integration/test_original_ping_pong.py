@@ -1,7 +1,7 @@
-"""The original's tests of nodes over TCP, by their names: the last peer is pinged through all others.
+"""The original's tests of nodes over TCP, with their names: the last peer is pinged through all others.
 
-There: real TCP on loopback, reply mode Route, no error handling; one result, from the api of the peer that
-asked. The test of 25 peers hung in some runs there, and of 128 it said only that it might work.
+In the original: real TCP on loopback, reply mode Route, no error handling; one result, from the API of the
+asking peer. There the test of 25 peers hung in some runs, and 128 peers were only said to be possible.
 """
 
 from __future__ import annotations

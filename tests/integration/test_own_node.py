@@ -1,4 +1,4 @@
-"""A node of one's own and its clients, as docs/configuration.md has them, in folders that begin empty."""
+"""A node and its clients as docs/configuration.md describes them, in folders that are empty at first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_document_starts_a_node_in_an_empty_folder(empty: Path, monkeypatch:
         assert ready["peers"] == 0
         assert (empty / "peers" / "me").is_file()
         assert (empty / "files").is_dir()
-        # Beside it, the client of the document: another identity that knows the node.
+        # The client of the document, beside it: another identity that knows the node.
         (empty / "client.toml").write_text(CLIENT)
         # The node knows no peer beside itself; its client knows the node.
         for config, is_own in (("node.toml", True), ("client.toml", False)):
@@ -94,7 +94,7 @@ def test_a_client_takes_network_and_peers_from_its_configuration(
     mtun("keygen", "state/keys")
     with running("node", "--config", "node.toml") as node:
         ready = node.event()
-    # The same network: the node's address is one that may be dialled, though nothing answers there.
+    # In the same network the node's address may be dialled, although no process answers there.
     (empty / "client.toml").write_text(f'[node]\nkeys = "none"\n{network}[peers]\nfiles = ["p"]\n')
     arguments = ["ping", "me", "--config", "client.toml", "--hops", "0", "--count", "1", "--json"]
     os.environ["MTUN_TIMEOUTS_DIAL_S"] = "0.1"
@@ -105,7 +105,7 @@ def test_a_client_takes_network_and_peers_from_its_configuration(
     pinged = json.loads(capsys.readouterr().out)
     assert pinged["id"] == ready["id"]
     assert "NEXT_REFUSED" in str(pinged["errors"]) or "reach" in str(pinged["errors"])
-    # A client is no node, and leaves nothing behind.
+    # A client is not a node, and leaves no files.
     assert main(["node", "--config", "client.toml"]) == 2
     assert 'keys = "none" is for clients' in capsys.readouterr().err
     assert sorted(path.name for path in empty.iterdir()) == ["client.toml", "node.toml", "p", "state"]
@@ -131,7 +131,7 @@ def test_a_missing_file_is_named_with_the_remedy(
 
 
 def _ends(node: Running, *numbers: int) -> str:
-    """Signal a node, each time when it has logged the one before. Returns its log."""
+    """Send signals to a node, each after it has logged the previous one. Returns its log."""
     log = ""
     assert node.process.stderr is not None
     for number in numbers[:-1]:
@@ -154,11 +154,11 @@ def test_the_log_shows_how_a_node_stopped(empty: Path) -> None:
     with contextlib.ExitStack() as stack:
         node = stack.enter_context(running("node", "--config", "node.toml"))
         first = node.event()
-        # Started after it: then it reads the address that the node has now.
+        # Started after the node, so it reads the node's present address.
         other = stack.enter_context(running("node", "--config", "other.toml"))
         other.event()
         with connect("other.toml") as control:
-            # A query that never ends keeps the node from stopping in order, once a part of it is there.
+            # A query that never ends prevents an orderly stop, once a part of it has arrived.
             begun = threading.Event()
             reply = Client(control).ask(
                 bytes.fromhex(first["id"]),
@@ -213,7 +213,7 @@ def test_the_log_names_peers_that_are_backed_off_and_back_again_but_not_without_
     log, clock, _ = log_of_peers
     caplog.set_level(logging.INFO)
     peer = bytes(range(32))
-    log.peer_online(peer)  # the first contact is no news
+    log.peer_online(peer)  # the first contact is not logged
     log.peer_offline(peer)
     log.peer_offline(peer)
     clock.advance(35)

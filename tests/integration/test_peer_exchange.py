@@ -1,4 +1,4 @@
-"""Peer exchange between running nodes: all learn of all from one, and what is forged ends the link."""
+"""Peer exchange between running nodes: one node tells all, and forged descriptors end the link."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_a_newcomer_becomes_known_to_the_neighbours_of_its_bootstrap(crowd: Stra
 
 
 def _send_by(network: Strangers, index: int, payload: bytes, until: Callable[[], bool]) -> None:
-    """Let one node send a PEER-EXCHANGE of the test's own to the bootstrap, until it has had an effect: one
-    that is overtaken by the node's own next message is never looked at."""
+    """Let one node send the test's PEER-EXCHANGE to the bootstrap until it has an effect. A message that
+    the node's own next message replaces is never processed."""
 
     def send() -> Service[None]:
         while not until():
@@ -79,7 +79,7 @@ def test_an_exchange_that_no_honest_node_sends_ends_the_link(
     what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    # The node sends no exchange of its own again, so only the test's message can go wrong.
+    # The node sends no further exchange of its own, so only the test's message can be refused.
     limits = Limits(exchange_s=1000, exchange_min_s=0.001, link_tick_s=0.05)
     with strangers(2, limits=limits) as network:
         network.wait_until(lambda: network[1].open_links == 1 and len(_ids(network, 0)) == 2)
@@ -88,7 +88,7 @@ def test_an_exchange_that_no_honest_node_sends_ends_the_link(
         payload = b"\x01\xff\x00\x00" if what == "malformed" else ExchangeMessage((bytes(forged),)).to_bytes()
         lost = "PEER-EXCHANGE begins with" if what == "malformed" else "PEER-EXCHANGE with a bad descriptor"
         _send_by(network, 1, payload, lambda: lost in caplog.text)
-        # Told why, and tried again later.
+        # It receives the reason, and tries again later.
         network.wait_until(lambda: "PROTOCOL" in caplog.text and network[1].open_links == 1)
 
 
@@ -119,12 +119,12 @@ def test_a_flooding_neighbour_changes_nothing_for_linked_nodes() -> None:
         flood = [_reachable(5000 + number) for number in range(64)]
         for at in range(0, len(flood), 8):
             _flood(network, flood[at : at + 8])
-        assert len(network.all[0].directory.sample()) == 17  # itself, and as many as it learns at most
+        assert len(network.all[0].directory.sample()) == 17  # itself, and the maximum of learned nodes
         assert honest <= _ids(network, 0)
 
 
 def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
-    """The user's file is old; the node at that address and with that link key is still there."""
+    """The user's file is old, but the node still has that address and link key."""
     with strangers(1, limits=LIMITS) as network:
         bootstrap = network[0]
         old_s = time.time() - 30 * 24 * 3600
@@ -138,7 +138,7 @@ def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
 
 
 def _flood(network: Strangers, told: list[Descriptor]) -> None:
-    """Let node 3 tell of some nodes, until one of them is in the bootstrap's table."""
+    """Let node 3 send descriptors until one of them is in the bootstrap's table."""
     ids = {peer.node_id for peer in told}
     message = ExchangeMessage(tuple(peer.signed for peer in told))
     _send_by(network, 3, message.to_bytes(), lambda: bool(ids & _ids(network, 0)))
@@ -154,7 +154,7 @@ def _leave(thread: ReactorThread, node: Node, serving: Future[None]) -> None:
 
 
 def test_configured_nodes_learn_of_each_other(tmp_path: Path) -> None:
-    """Each has the descriptor of the first one in a file, and no other."""
+    """Each has only the descriptor of the first node in a file."""
     with ReactorThread() as thread, ExitStack() as stack:
         nodes: list[ConfiguredNode] = []
         for name in ("first", "second", "third"):

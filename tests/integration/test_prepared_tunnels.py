@@ -1,4 +1,4 @@
-"""Established tunnels that stand open ahead: taken, replaced, closed unused, and never handed out dead."""
+"""Prepared tunnels: they are taken, replaced, closed when unused, and never handed out after they broke."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_prepared_tunnel_has_the_profile_that_a_new_one_would_have(
 
 
 def test_a_tunnel_of_another_purpose_is_not_taken(net: LocalNetwork) -> None:
-    """Nor is one of a profile that is called like a purpose."""
+    """Nor is a tunnel of a profile with the name of a purpose."""
     client = Client(net[0])
     with client.tunnel(net[7].id, hops=2, purpose="bulk"):
         wait_until(net, lambda: len(standing(net)) == 2)
@@ -150,7 +150,7 @@ def test_a_call_with_a_given_route_opens_a_new_tunnel(net: LocalNetwork) -> None
 
 
 def test_a_node_that_leaves_does_not_wait_for_its_prepared_tunnels(net: LocalNetwork) -> None:
-    """They count among its queries, which it lets come to their end."""
+    """They count as queries, for which a leaving node waits."""
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
     old = tunnels(net)
@@ -173,7 +173,7 @@ def test_a_cancellation_while_taking_a_tunnel_leaves_none_open(net: LocalNetwork
 
     def cancelled() -> Service[None]:
         opening = net[0].open_tunnel(net[7].id, hops=2)
-        request = next(opening)  # it has taken one, and begins to open another
+        request = next(opening)  # it has taken one, and now opens another
         assert isinstance(request, Spawn)
         request.drop()
         opening.close()
@@ -207,11 +207,11 @@ class _Leaves(Echo):
 
 
 def test_a_prepared_tunnel_whose_other_end_has_closed_is_not_used() -> None:
-    """A service that waits for a first message for a limited time ends its half in order."""
+    """A service that limits the wait for a first message ends its half in order."""
     service = _Leaves()
     with LocalNetwork(peers=8, service=service, limits=LIMITS) as net:
         first = Client(net[0]).tunnel(net[7].id, hops=2)
-        # Bob serves all three: one that he begins to serve later would not be left.
+        # Bob serves all three. He would not leave a tunnel that he serves later.
         wait_until(net, lambda: len(standing(net)) == 2 and len(service.ends) == 3)
         first.give_up()
         old = tunnels(net)

@@ -1,4 +1,4 @@
-"""Whole nodes in processes: content of any length arrives in bounded memory, and a crash is survived."""
+"""Nodes in separate processes: content of any length arrives in bounded memory, and a crash is survived."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.full
 PROXIES = [1, 2, 3]
 ALICE, BOB = 0, 4
 MIB = 1024 * 1024
-# How much more memory a long transfer may need than a short one.
+# The additional memory that a long transfer may need, compared with a short one.
 MEMORY_BOUND_BYTES = 16 * MIB
-# Long after any time limit of a node has passed.
+# Longer than any time limit of a node.
 TIMEOUT_S = 60.0
 
 
@@ -68,7 +68,7 @@ def test_usage_and_log_of_each_node(net: NodeProcesses) -> None:
 @pytest.mark.parametrize("mode", ["none", "route"])
 @pytest.mark.parametrize("megabytes", [24, pytest.param(256, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_content(mode: str, megabytes: int) -> None:
-    with NodeProcesses(5) as network:  # fresh: a peak is that of the whole life of a process
+    with NodeProcesses(5) as network:  # new processes, because a peak covers the whole life of a process
         for content_bytes in (MIB, megabytes * MIB):
             before = [network.usage(index).peak_rss_bytes for index in range(5)]
             report = network.query(ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode=mode).result()
@@ -82,7 +82,7 @@ def test_memory_does_not_grow_with_the_content(mode: str, megabytes: int) -> Non
 
 def test_a_proxy_that_dies_ends_the_query_and_nothing_else() -> None:
     with NodeProcesses(5) as network:
-        # More content than can be on its way: it cannot be complete before the proxy is gone.
+        # More content than can be in transit, so the transfer cannot end before the proxy does.
         running = network.query(
             ALICE, BOB, content_bytes=1 << 30, route=PROXIES, mode="none", notify_bytes=4 * MIB
         )

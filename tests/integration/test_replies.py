@@ -28,7 +28,7 @@ BLOCK_MODES = [mode for mode in SERVED_MODES if MODES[mode].reply_blocks]
 
 
 class Counting(InnerService):
-    """Sends as many replies as the first byte of the query: each is the query and the reply's number."""
+    """Sends as many replies as the query's first byte states: each is the query and the reply's number."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         content = yield from query.read()
@@ -98,7 +98,7 @@ def test_a_service_that_wants_more_replies_than_there_are(net: LocalNetwork) -> 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_reply_whose_route_fails_is_named(number: int) -> None:
-    """The last node before Alice forgets her when the reply of this number begins."""
+    """The last node before Alice loses her address when the reply of this number begins."""
 
     class Forgetting(InnerService):
         def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
@@ -222,7 +222,7 @@ def test_a_dropped_loop_is_noticed() -> None:
 
 
 def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two proxies whose slots order a wait of 150 ms each; the destination's own field is 0."""
+    """The slots of two proxies order a wait of 150 ms each; the destination's field is 0."""
     monkeypatch.setattr("tunnel.onion.header_builder.draw_delay", lambda mean_s, random_bytes: 15)
     plan = CoverPlan(Route((net[1].id, net[2].id), net[3].id), SMALL, 100, is_loop=False)
     began_s = time.monotonic()
@@ -232,7 +232,7 @@ def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: py
 
 
 def test_a_reply_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a limit by the caller: an endless answer is still refused."""
+    """An endless answer is refused even if the caller set no limit."""
     monkeypatch.setattr(spool, "MOST_BYTES", 3_000_000)
 
     def endless(query: Query, reply: Reply) -> Service[None]:

@@ -1,4 +1,4 @@
-"""Onion keys of running nodes: they change, are published, and what was sealed to old ones opens no more."""
+"""Onion keys of running nodes: they change, are published, and old ones no longer open headers."""
 
 from __future__ import annotations
 

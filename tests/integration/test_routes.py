@@ -1,4 +1,4 @@
-"""Routes over running nodes: a dead hop is named and gone around, one that is back is used, guards stay."""
+"""Routes over running nodes: a dead hop is named and avoided, a returned one is used, guards stay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DEAD, BOB = 3, 10
 
 @pytest.fixture
 def net() -> Iterator[LocalNetwork]:
-    """A network of which one node has died, and no other knows yet."""
+    """A network with one dead node. The others have not noticed yet."""
     with LocalNetwork(peers=PEERS) as network:
         network.stop(DEAD)
         yield network
@@ -69,7 +69,7 @@ def test_a_dead_hop_is_named_and_avoided(net: LocalNetwork, mode: ReplyMode, pro
     assert not set(failure.blamed) & set(result.route.proxies)
     assert len(result.route.proxies) == len(proxies)
     if proxies[0] != DEAD:
-        # The report names the hop that could not go on, and the one behind it.
+        # The report names the hop that could not continue, and the next one.
         assert failure.report is not None
         assert failure.blamed == (net[1].id, net[DEAD].id)
         assert net[DEAD].id.hex()[:8] in str(failure)
@@ -105,7 +105,7 @@ def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalN
 
 @pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED])
 def test_a_reply_ends_the_back_off_of_all_its_proxies(net: LocalNetwork, mode: ReplyMode) -> None:
-    """Also when it is here before the report, and of nodes that this one has no link to."""
+    """Also when the reply arrives before the report, and for nodes without a link to this one."""
     peers, back = net[0].peers, Route((net[4].id, net[5].id), net[0].id)
     if mode is not ReplyMode.OTHER_ROUTE:
         back = Route((), net[0].id)
@@ -120,7 +120,7 @@ def test_a_reply_ends_the_back_off_of_all_its_proxies(net: LocalNetwork, mode: R
 
 
 def test_a_tunnel_that_answers_ends_the_back_off_of_all_its_proxies(net: LocalNetwork) -> None:
-    """At once, not with its report: that comes at the end, and not at all when the tunnel is given up."""
+    """Immediately, not with its report, which comes at the end of the tunnel or never."""
     peers, route = net[0].peers, Route((net[1].id, net[2].id), net[BOB].id)
 
     def use() -> Service[None]:
@@ -129,7 +129,7 @@ def test_a_tunnel_that_answers_ends_the_back_off_of_all_its_proxies(net: LocalNe
         with (yield from net[0].open_tunnel(net[BOB].id, route=route)) as tunnel:
             yield from tunnel.ask(b"hello")
             assert not set(route.nodes) & set(peers.backed_off())
-            # Once: a hop that lets queries fail rests for that, also while a tunnel passes over it.
+            # Only once: a hop that fails queries is backed off, even while a tunnel passes over it.
             peers.failed(net[2].id)
             yield from tunnel.ask(b"hello")
             assert net[2].id in peers.backed_off()
@@ -141,7 +141,7 @@ def test_a_tunnel_that_answers_ends_the_back_off_of_all_its_proxies(net: LocalNe
 
 @pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED])
 def test_a_link_that_breaks_under_the_reply_names_its_neighbour(mode: ReplyMode) -> None:
-    """The last hop of the way home dies while the reply comes over it, and the reply is asked for again."""
+    """The last hop of the reply path dies during the reply, and the query is repeated."""
     with LocalNetwork(peers=8) as net:
         back = Route((net[2].id,), net[0].id) if mode is ReplyMode.OTHER_ROUTE else None
         victim = 1 if back is None else 2
@@ -216,7 +216,7 @@ def test_retries_are_bounded() -> None:
 
 
 class _Fails(InnerService):
-    """Fails each query after it has counted it."""
+    """Counts each query, then fails it."""
 
     count = 0
 
@@ -261,7 +261,7 @@ def test_a_destination_that_is_dead_costs_the_hops_before_it_a_pause_only() -> N
         net.stop(4)
         with pytest.raises(QueryFailed) as caught:
             net[0].query(net[4].id, b"hello", hops=1, retries=2).result(PATIENCE_S)
-        # It may have been the hop that lied, so others were tried: each blames itself and the destination.
+        # The hop may have lied, so others were tried: each blames itself and the destination.
         assert len(caught.value.attempts) == 3
         assert all(net[4].id in attempt.blamed for attempt in caught.value.attempts)
         assert net[0].query(net[3].id, b"hello", hops=2).result(PATIENCE_S).read() == b"hello"
@@ -289,7 +289,7 @@ def test_content_that_cannot_be_sent_again_is_refused_with_retries(net: LocalNet
 
 
 def test_a_sink_that_has_got_something_gets_nothing_twice() -> None:
-    """The proxy dies while the reply comes: the sink has its beginning, so the error is the caller's."""
+    """The proxy dies during the reply. The sink has received its beginning, so the caller gets the error."""
     with LocalNetwork(peers=5) as net:
         taken = bytearray()
 
@@ -344,7 +344,7 @@ def test_other_error_modes_retry_with_what_they_report(net: LocalNetwork, error_
     assert result.attempts[0].blamed == (net[DEAD].id,)
 
 
-# --- never fewer proxies than asked for
+# --- never fewer proxies than requested
 
 
 CALLS: dict[str, Any] = {
@@ -424,7 +424,7 @@ def test_a_peer_that_is_off_for_days_costs_the_others_nothing() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
 def test_a_hop_that_has_replaced_its_key_without_publishing_is_avoided(place: int) -> None:
-    """Its descriptor looks well, and no header sealed to it opens: the hop before it reports BAD_HEADER."""
+    """Its descriptor looks valid, but no header sealed to it opens. The previous hop reports BAD_HEADER."""
     with LocalNetwork(peers=7) as net:
         ring = net[3].context.codec.ring
         ring.become(ring.keys.rotated(time.time()))
@@ -441,7 +441,7 @@ def test_a_hop_that_has_replaced_its_key_without_publishing_is_avoided(place: in
     ("blamed", "expected"),
     [
         ([(b"a",)], b"a"),
-        ([(b"a", b"b")], b"b"),  # a hop that reports of the one behind it is usually right
+        ([(b"a", b"b")], b"b"),  # a hop that reports about the next one is usually right
         ([(b"a", b"b"), (b"a",)], b"a"),
         ([(b"a", b"b"), (b"c", b"b")], b"b"),
         ([(b"a", b"b"), (b"a", b"c")], b"a"),
@@ -454,7 +454,7 @@ def test_of_each_pair_the_likelier_one_is_avoided(blamed: list[tuple[bytes, ...]
 
 
 def test_a_small_network_avoids_a_hop_that_another_one_accuses() -> None:
-    """Without the accuser as well there would be too few for a route."""
+    """If the accuser was avoided too, there would be too few nodes for a route."""
     with LocalNetwork(peers=5) as net:
         ring = net[3].context.codec.ring
         ring.become(ring.keys.rotated(time.time()))
@@ -464,7 +464,7 @@ def test_a_small_network_avoids_a_hop_that_another_one_accuses() -> None:
 
 
 def test_two_nodes_of_one_owner_in_one_process() -> None:
-    """A client beside a serving node: it is given the node's id, or both have one family."""
+    """A client beside a serving node: it knows the node's id, or both have one family."""
     family = b"f" * 16
     with LocalNetwork(peers=4) as net:
         thread = net[0].reactor
@@ -527,10 +527,10 @@ def test_a_node_that_is_restarted_is_used_again() -> None:
         assert victim_id in alice.peers.backed_off()
         network.all.remove(victim)
 
-        # Its clock runs, or the descriptor of its second life would be as old as that of its first.
+        # Its clock runs on; otherwise its second descriptor would have the time of the first.
         back = network.add(keys=keys, port=port, ahead_s=2)
         assert back.node.id == victim_id
-        # Its new onion key has to come around first; then it is a hop like any other, pause or not.
+        # Its new onion key must be known first; then it is an ordinary hop, backed off or not.
         newest = back.node.descriptor.sequence
         network.wait_until(lambda: _sequence(network, alice, victim_id) >= newest)
         _until_it_works(network, alice, route)
@@ -558,7 +558,7 @@ def _sequence(network: Strangers, node: Node, node_id: bytes) -> int:
 
 
 def _until_it_works(network: Strangers, alice: Node, route: Route) -> None:
-    """A dial that failed waits for half a second at most before the next: as often as that takes."""
+    """Repeat until it succeeds: after a failed dial the next one waits half a second at most."""
     end_s = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -634,7 +634,7 @@ def test_no_two_of_one_network_or_family() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.1.1", "::1", "fe80::1"])
 def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) -> None:
-    """Not even tried: a listener on loopback sees no connection."""
+    """They are not even tried: a listener on loopback sees no connection."""
     directory = StaticDirectory()
     (target,) = _published(directory, [host])
     with ReactorThread() as thread:
@@ -649,7 +649,7 @@ def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) ->
 
 
 def test_a_network_with_another_name_runs_on_a_lan() -> None:
-    """Its addresses are all of one /16: that separates no nodes, but guards and families hold."""
+    """All addresses are in one /16, so they do not distinguish owners, but guards and families work."""
     ranges = (ipaddress.ip_network("127.0.0.0/8"),)
     directory, nodes = StaticDirectory(), []
     with ReactorThread() as thread:
@@ -704,7 +704,7 @@ def test_prepared_queries_are_used_once_and_discarded_when_a_hop_changes_or_fail
         assert [ask().route for _ in range(2)] == expected
         assert None not in taken[-2:]
         wait_full()
-        # A hop of both has published a newer descriptor: a query sealed to its old key could not be opened.
+        # A hop of both has published a new descriptor, so a query sealed to its old key would not open.
         for node in net:
             publish(node.context)
         assert ask().read() == b"hello"
@@ -713,7 +713,7 @@ def test_prepared_queries_are_used_once_and_discarded_when_a_hop_changes_or_fail
         for ready in list(waiting):
             net[0].peers.failed(ready.request.route.proxies[1])
         assert not set(ask().route.proxies) & set(net[0].peers.backed_off())
-        # A kind of its own, and a retry that draws anew.
+        # A separate kind, and a retry that draws new routes.
         for mode in (ReplyMode.OTHER_ROUTE, ReplyMode.CACHED, ReplyMode.NONE):
             assert [ask(mode).query_bytes for _ in range(3)] == [5, 5, 5]
         assert len(prepared) <= 2 * 4
@@ -728,7 +728,7 @@ def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
         (waiting,) = prepared.ready.values()
         victim = waiting[0].request.route.proxies[0]
         net.stop(next(index for index in range(4) if net[index].id == victim))
-        # What this node has noticed of it is forgotten, or it would not be tried at all.
+        # Remove this node's record of the failure; otherwise the node would not be tried.
         net[0].peers.seen(victim)
         result = net[0].query(net[3].id, b"hello", hops=1, retries=1).result(PATIENCE_S)
         assert result.read() == b"hello"

@@ -1,4 +1,4 @@
-"""Services of users: functions, several by name, blocking ones in threads, attachments to files."""
+"""Services of users: functions, several by name, blocking functions in threads, attachments."""
 
 from __future__ import annotations
 
@@ -408,7 +408,7 @@ def test_threads_and_waiting_queries_are_bounded() -> None:
         for _ in queries:
             assert running.acquire(timeout=PATIENCE_S)
         queries += [net[0].query(net[2].id, b"", hops=0) for _ in range(4)]
-        # One of the four finds the places of those who wait taken.
+        # One of the four finds all waiting places occupied.
         codes: list[ErrorCode | None] = []
         while not codes:
             codes = [q.exception().code for q in queries if q.done()]  # type: ignore[union-attr]
@@ -436,7 +436,7 @@ def test_silent_sub_streams_of_a_tunnel_do_not_hold_all_threads() -> None:
                 assert running.acquire(timeout=PATIENCE_S)
             answer = Client(net[1]).query(bob, b"from elsewhere", service="echo", hops=1).result(PATIENCE_S)
             assert answer.read() == b"from elsewhere"
-            # One has given way, and its user gets the reason; the others and the tunnel are unchanged.
+            # One has been ended, and its user gets the reason; the others and the tunnel are unchanged.
             outcomes: list[bytes | ErrorCode] = []
             for stream in streams:
                 try:

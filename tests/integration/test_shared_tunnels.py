@@ -1,4 +1,4 @@
-"""One tunnel, sub-stream or reply with several users at once, and the error of each when it breaks."""
+"""One tunnel, sub-stream or reply with several concurrent users, and the error of each when it breaks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def upper(query: Query, reply: Reply) -> Service[None]:
 
 
 def gated(query: Query, reply: Reply) -> Service[None]:
-    """Answers when a test lets it."""
+    """Answers when the test releases it."""
     while chunk := (yield from query.read()):
         yield from reply.write(chunk)
     yield GATE
@@ -54,7 +54,7 @@ def message(name: str, content: bytes = b"") -> bytes:
 
 
 def at_once(*functions: Callable[[], Any]) -> list[Any]:
-    """What each returns or raises, of threads that begin together."""
+    """The result or error of each function; they run in threads that start simultaneously."""
     barrier = threading.Barrier(len(functions))
     outcomes: list[Any] = [None] * len(functions)
 
@@ -209,7 +209,7 @@ def test_a_turn_passes_in_order_and_counts_the_gaps_before_it() -> None:
     turn = Turn()
     first, second, third, fourth = (turn.enter() for _ in range(4))
     turn.leave(second, leaves_gap=True)
-    assert turn.gaps == 0  # the first comes before it
+    assert turn.gaps == 0  # the first caller is before it
     turn.leave(fourth)
     turn.leave(fourth)
     turn.leave(first)
@@ -220,12 +220,12 @@ def test_a_turn_passes_in_order_and_counts_the_gaps_before_it() -> None:
     list(turn.wait(turn.enter()))  # the turn is free: nothing is waited for
 
 
-# -- the errors of its users when it breaks --------------------------------------------------------------
+# -- errors of all users when it breaks ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2, 3], ids=["own", "first", "second", "last"])
 def test_every_call_on_a_broken_tunnel_names_the_place(victim: int) -> None:
-    """Any waiting call, at once: each gets the full error."""
+    """Each waiting call gets the full error, immediately."""
     with LocalNetwork(peers=4, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         route = Route((net[1].id, net[2].id), net[3].id)
         tunnel = Client(net[0]).tunnel(net[3].id, route=route)
@@ -253,7 +253,7 @@ def test_every_call_on_a_broken_tunnel_names_the_place(victim: int) -> None:
 
 
 def test_a_status_after_the_end_of_a_tunnel_still_names_the_hop() -> None:
-    """A user who notices that the tunnel has ended before its node knows why waits for that."""
+    """A call that finds the tunnel ended before its node knows the reason waits for the reason."""
     with LocalNetwork(peers=3, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         began: list[bool] = []
         seen: list[BaseException] = []
@@ -287,7 +287,7 @@ def test_an_error_of_a_tunnels_user_is_not_blamed_on_a_hop(net: LocalNetwork) ->
 
 
 def test_a_tunnel_that_the_other_end_gave_up_opens_no_sub_stream(net: LocalNetwork) -> None:
-    """An end that waits for the answer to an OPEN behind the other's last words would wait for ever."""
+    """The other end would never answer an OPEN that it receives after its last chunk."""
     tunnel = Client(net[0]).tunnel(net[3].id, hops=1)
     tunnel.send(b"")  # no name of a service
     with pytest.raises(QueryFailed):

@@ -1,4 +1,4 @@
-"""A call that is cancelled in the moment in which its result arrives: the next call gets the result."""
+"""A call that is cancelled while its result arrives: the next call gets the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = os.urandom(100_000)
 
 
 def twice(query: Query, reply: Reply) -> Service[None]:
-    """Answers with the query, and begins with a mark that shows where the reply starts."""
+    """Answers with a mark, which shows where the reply starts, and the query."""
     yield from reply.write(b"begin:")
     yield from reply.flush()
     while piece := (yield from query.read()):
@@ -188,7 +188,7 @@ def test_everything_that_must_be_closed_is_closed(net: LocalNetwork, what: str) 
 def test_a_thread_that_is_interrupted_as_its_result_arrives(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Ctrl-C does: the exception comes out of the wait for the future, which is complete."""
+    """As by Ctrl-C: the wait for the future raises, although the future is complete."""
     result: Callable[..., Any] = Future.result
 
     def interrupted(future: Future[Any], timeout: float | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Whatever a user's code raises ends the call that it belongs to, and no node."""
+"""Any exception of a user's code ends its own call, and no node."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HERE, THERE = 0, 1
 
 
 class Aborted(BaseException):
-    """A user's own error that is no `Exception`."""
+    """A user's error class that is not an `Exception`."""
 
 
 ERRORS = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Aborted("by the user")]
@@ -294,7 +294,7 @@ def test_a_listener_of_peers_ends_no_link(error: BaseException, caplog: pytest.L
 
 
 def test_a_real_ctrl_c_leaves_user_code_in_the_main_thread() -> None:
-    """Python raises it there only, and a reactor that runs there must end."""
+    """Python raises it only there, and a reactor in that thread must end."""
 
     def serves(query: Query, reply: Reply) -> Service[None]:
         yield YIELD

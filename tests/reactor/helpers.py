@@ -1,4 +1,4 @@
-"""Small services and checks, shared by the tests of the reactor."""
+"""Small services and checks for the tests of the reactor."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pump(reactor: Reactor, until: Callable[[], bool], limit: int = 1_000) -> Non
 
 
 def has_ended(handle: Handle[Any], limit_s: float) -> bool:
-    """Wait in this thread until a service of another one has ended, without asking for its outcome."""
+    """Wait in this thread until a service of another thread has ended, without reading its outcome."""
     end_s = time.monotonic() + limit_s
     while not handle.is_finished and time.monotonic() < end_s:
         time.sleep(0.001)
@@ -75,11 +75,11 @@ def has_ended(handle: Handle[Any], limit_s: float) -> bool:
 
 
 def lost_stream() -> SocketStream:
-    """A stream whose connection was reset, which a read has noticed."""
+    """A stream whose connection was reset; a read has noticed it."""
     left, right = socket.socketpair()
     stream = SocketStream(left)
     stream.write(b"never read")
-    right.close()  # with bytes that it has not read: a reset
+    right.close()  # with unread bytes, which causes a reset
     with pytest.raises(Broken):
         stream.read(1)
     return stream
@@ -101,7 +101,7 @@ def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
 
 
 def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Take the log of the reactor without slow steps: on a busy machine any step may be slow."""
+    """Return the reactor's log without lines about slow steps: on a busy machine any step may be slow."""
     texts = [r.getMessage() for r in caplog.records if r.name == "reactor" and r.levelno >= logging.WARNING]
     caplog.clear()
     return [text for text in texts if "kept the loop for" not in text]

@@ -1,8 +1,8 @@
-"""A stream passed from reader to reader, under every order: one small play per seed, checked at its end.
+"""A stream passed from reader to reader, in random orders: one short run per seed, checked at its end.
 
-The seed chooses the stream (socketpair or memory pipe), the poller, the content, how it is cut and how it
-ends, when each holder is cancelled, how it reads, and the order of each pass. The fake clock finds lost
-wakes immediately: when all services wait it jumps to the time limit of the play.
+The seed chooses the stream (socketpair or memory pipe), the poller, the content, its pieces and its end, when
+each holder is cancelled, how it reads, and the order of each pass. The fake clock finds lost wakes
+immediately: when all services wait, it jumps to the time limit of the run.
 
     python -m tests.reactor.interleaving --seeds 10000
 """
@@ -44,7 +44,7 @@ __all__ = ["play"]
 
 
 class Play:
-    """One run. `got` is all that the holders read, in order."""
+    """One run. `got` is the content that the holders read, in order."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -73,10 +73,10 @@ class Play:
             start = stop
         yield from self.some_passes()
         if self.random.random() < 0.5:
-            # Otherwise the event of the end would make up for a lost event of the last bytes.
+            # Otherwise the event of the end would replace a lost event of the last bytes.
             yield from self._all_read()
         if self.end == "reset":
-            # Closing a local socket with something unread is its reset.
+            # Closing a local socket with unread bytes resets it.
             self.reader.write(b"unread")
         if self.end != "close":
             self.writer.close()
@@ -118,7 +118,7 @@ class Play:
             return "cancelled"
 
     def pass_on(self, sending: Handle[None]) -> Service[None]:
-        """Let one holder after the other read; the last one reads to the end."""
+        """Let the holders read in turn; the last one reads to the end."""
         for _ in range(self.random.randint(0, 6)):
             yield from self.some_passes()
             holder: Handle[str] = yield Spawn(self.hold(False))
@@ -148,7 +148,7 @@ class Play:
 
 
 class NoDoubles(Tracer):
-    """Notes a service that is resumed and is in the queue once more: it was woken twice."""
+    """Detects a service that is resumed while it is in the queue: it was woken twice."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.found: list[str] = []

@@ -1,4 +1,4 @@
-"""Services that use all requests, each with the result that it must have under every spawner.
+"""Services that use all requests, each with its expected result, which is the same under every spawner.
 
 A service that fails has the error's repr as its result.
 """
@@ -94,7 +94,7 @@ def over_tcp() -> Service[bytes]:
 
 
 def through_channel(channel: Channel[int] | SharedChannel[int]) -> Service[list[int]]:
-    """More items than there is room; the receiver learns of the end from the close."""
+    """More items than the channel holds; closing it tells the receiver the end."""
     got: list[int] = []
 
     def producer() -> Service[None]:
@@ -274,7 +274,7 @@ class Counter:
 
 
 def serving() -> Service[list[int]]:
-    """Takes the state of a service and restarts it with that."""
+    """Takes the state of a service and restarts the service with it."""
     commands: Channel[int] = Channel(5)
     answers: Channel[int] = Channel(10)
     for number in range(1, 6):
@@ -288,7 +288,7 @@ def serving() -> Service[list[int]]:
 
 
 def prodding() -> Service[list[Any]]:
-    """Wake a child early where that makes sense, and check that it does nothing elsewhere."""
+    """Wake a child early where a wake is a hint, and check that it has no effect in other waits."""
     seen: list[Any] = []
     signal = Signal()
     left, right = (SocketStream(sock) for sock in socket.socketpair())

@@ -1,4 +1,4 @@
-"""Beside asyncio: the same tests with the reactor inside the asyncio loop, and in a thread."""
+"""Use with asyncio: the same tests with the reactor inside the asyncio loop, and in a thread."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def open_bridge(request: pytest.FixtureRequest) -> Open:
 
 
 def play(open_bridge: Open, scene: Callable[[AsyncioBridge], Awaitable[None]]) -> None:
-    """Run a scene with a bridge; nothing is left afterwards, and a scene that hangs fails."""
+    """Run a scene with a bridge. Fails if it hangs or leaves resources behind."""
 
     async def main() -> None:
         async with asyncio.timeout(LIMIT_S), open_bridge() as bridge:
@@ -547,7 +547,7 @@ def test_a_bridge_serves_several_loops_at_once_and_one_after_the_other() -> None
         try:
             assert asyncio.run_coroutine_threadsafe(enter(), first).result(10) == "answer"
             assert asyncio.run(use()) == "answer"
-            assert asyncio.run(inside()) == "answer"  # the first loop stays in it
+            assert asyncio.run(inside()) == "answer"  # the first loop stays in the context
             assert asyncio.run(use()) == "answer"
             asyncio.run_coroutine_threadsafe(bridge.__aexit__(None, None, None), first).result(10)
             with pytest.raises(Closed):
@@ -636,7 +636,7 @@ def test_a_result_is_released_only_if_its_coroutine_does_not_get_it(open_bridge:
 
 
 def test_a_service_that_is_cancelled_as_its_awaitable_ends_gets_the_result(open_bridge: Open) -> None:
-    """As an item of a channel: first the result, then the cancellation at the next yield."""
+    """Like an item of a channel: first the result, then the cancellation at the next yield."""
     got: list[str] = []
 
     async def scene(bridge: AsyncioBridge) -> None:

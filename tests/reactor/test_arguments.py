@@ -1,4 +1,4 @@
-"""A wrong type is refused where it is given, with the name of the argument and what was expected."""
+"""A wrong type is refused at the call, with the name of the argument and the expected type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever buffer a caller gives a stream, its bytes count, also where the stream takes a part."""
+"""Any buffer of a caller is counted in bytes, also when the stream accepts only a part."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.memory_pipe import memory_pipe
 
 
 class Part:
-    """A stream of a user's, which takes or gives a few bytes and counts what it is handed as bytes."""
+    """A user's stream that accepts or returns a few bytes and counts in bytes."""
 
     writable: Request = YIELD
     readable: Request = YIELD

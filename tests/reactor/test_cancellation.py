@@ -1,7 +1,6 @@
-"""A service with every kind of wait is cancelled, timed out or closed at each yield: nothing is left behind.
+"""A service with every kind of wait is cancelled, timed out or closed at each yield, and leaks nothing.
 
-This is the promise that "each wait carries its undo", so the service below should be given every new request
-that can wait.
+The tests check that every wait can be undone. So the service below should use all requests that can wait.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ BLOB = bytes(400_000)
 
 
 class World:
-    """What the service touches, to be looked over when it is gone."""
+    """The objects that the service uses, which are checked at its end."""
 
     def __init__(self) -> None:
         self.left, self.right = (SocketStream(sock) for sock in socket.socketpair())
@@ -105,7 +104,7 @@ class World:
             yield Join(self.child)
             self.ended = True
         finally:
-            # A cleanup that waits, as real ones do.
+            # A cleanup that waits, like real ones.
             yield YIELD
             yield from self.scope.close()
             self.cleaned = True
@@ -119,7 +118,7 @@ class World:
         yield from scope.spawn(self.nested())
 
     def helper(self) -> Service[None]:
-        """Do what the service waits for."""
+        """Cause the events for which the service waits."""
         yield Sleep(1)
         self.right.write(b"0123456789")
         yield Sleep(1)
@@ -173,7 +172,7 @@ def test_undisturbed() -> None:
 
 
 def striking(service: Service[Any], at: int, strike: Callable[[], object]) -> Service[None]:
-    """Run a service, and call `strike` right before its yield of that number."""
+    """Run a service, and call `strike` immediately before its yield of that number."""
     answer: Any = None
     error: BaseException | None = None
     number = 0
@@ -195,7 +194,7 @@ def striking(service: Service[Any], at: int, strike: Callable[[], object]) -> Se
 @pytest.mark.parametrize("when", ["running", "parked"])
 @pytest.mark.parametrize("way", ["cancel", "expire"])
 def test_strike_at_each_yield(when: str, way: str) -> None:
-    """At every single yield: while the service still runs, and when it has been parked there."""
+    """At every yield: while the service still runs, and after it was parked."""
     gc.collect()
     descriptors = count_descriptors()
     # Another thread takes part, so one run may have a yield or two more than another.
@@ -208,7 +207,7 @@ def test_strike_at_each_yield(when: str, way: str) -> None:
 
 
 def strike_at(number: int, when: str, way: str) -> bool:
-    """Run the service and strike once. False: it had done its work before."""
+    """Run the service and strike once. Returns False if it ended first."""
     world, struck = World(), []
 
     def strike() -> None:
@@ -219,7 +218,7 @@ def strike_at(number: int, when: str, way: str) -> bool:
             reactor.post(hit)
 
     def hit() -> None:
-        # Not in the cleanup: a service cancelled for the first time there has not finished it.
+        # Not in the cleanup: a service cancelled there for the first time has not finished it.
         if world.ended:
             return
         struck.append(number)
@@ -241,7 +240,7 @@ def strike_at(number: int, when: str, way: str) -> bool:
 
 @pytest.mark.parametrize("make", list(SERVICES), ids=lambda make: make.__name__)
 def test_each_service_struck_at_each_yield(make: Callable[[], Service[Any]]) -> None:
-    """Whatever they own is let go, and what they waited for has forgotten them."""
+    """All owned resources are released, and the waited-for objects no longer refer to the service."""
     gc.collect()
     descriptors = count_descriptors()
     for number in range(40):
@@ -252,7 +251,7 @@ def test_each_service_struck_at_each_yield(make: Callable[[], Service[Any]]) -> 
 
 
 def cancelled_at(number: int, service: Service[Any]) -> bool:
-    """Cancel a service when it is parked for the so-many-th time. Returns whether it came to that."""
+    """Cancel a service when it is parked for the n-th time. Returns whether that happened."""
     struck = False
 
     def hit() -> None:
@@ -289,7 +288,7 @@ def test_strike_anywhere(kind: str, strike: int, seed: int, way: str) -> None:
     reactor = Reactor(clock=FakeClock(), poller=POLLERS[kind](), seed=seed)
     with reactor:
         if way == "timeout":
-            # Quarters: between the moments at which the helper acts, and at them.
+            # Quarters: between the times at which the helper acts, and at these times.
             handle = reactor.spawn(timeout_after(strike / 4, world.service()))
             reactor.run(passes(1))
             wait_ended(reactor, handle)
@@ -329,7 +328,7 @@ def wait_ended(reactor: Reactor, handle: Handle[None]) -> None:
 
 
 def test_a_new_service_runs_to_its_first_yield(fake: Reactor) -> None:
-    """So what it was given to own is cleaned up, even when it is cancelled before its first step."""
+    """So its resources are released even if it is cancelled before its first step."""
     seen: list[str] = []
 
     def service() -> Service[None]:
@@ -372,7 +371,7 @@ def test_a_late_thread_finds_no_waiter(fake: Reactor) -> None:
         yield from passes(2)
         handle.cancel()
         gate.set()
-        # The late thread reports when it comes to it, before or after a call that is made now.
+        # The late thread reports at any time, before or after a call made now.
         yield RunInThread(gate.wait)
         assert isinstance(handle.error, Cancelled)
 

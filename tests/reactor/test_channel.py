@@ -1,6 +1,6 @@
-"""Channels of both kinds: against a model, what a cancellation leaves, how they close.
+"""Channels of both kinds: against a model, after cancellations, and at their close.
 
-What is particular to threads is in test_shared_channel.py.
+Tests with threads are in test_shared_channel.py.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Model:
 
 @given(kind=st.sampled_from(KINDS), capacity=st.integers(1, 3), steps=STEPS)
 def test_against_model(kind: type[AnyChannel], capacity: int, steps: list[tuple[str, int]]) -> None:
-    """Each step is done to the channel and to the model.
+    """Each step is applied to the channel and to the model.
 
     Then every receiver has the item that the model predicts.
     """
@@ -120,7 +120,7 @@ def test_against_model(kind: type[AnyChannel], capacity: int, steps: list[tuple[
         assert len(channel) == len(model.items)
         assert channel.waiting_senders == len(model.senders)
         assert channel.waiting_receivers == len(model.receivers)
-        # What waits comes out in its order, then what the waiting senders have.
+        # First the queued items in order, then those of the waiting senders.
         for item in (*model.items, *model.senders):
             assert channel.receive_nowait() == item
         assert len(channel) == 0

@@ -1,4 +1,4 @@
-"""Connecting to names and to bad places: the addresses of a name race, wrong places have errors."""
+"""Connecting to names and invalid addresses: the addresses of a name race, invalid ones raise errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def silent() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def refusing() -> Iterator[tuple[str, int]]:
-    """An address at which nothing listens."""
+    """An address without a listener."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()
@@ -59,7 +59,7 @@ def listener() -> Iterator[TcpListener]:
 
 
 def name(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[Any, ...]) -> str:
-    """A name that has these addresses."""
+    """A name with these addresses."""
     found = [(*ENTRY, address) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
     return "several.example"
@@ -134,7 +134,7 @@ def test_giving_up_closes_all_attempts(
 
 
 class Stream:
-    """What a connection that was made up gives."""
+    """The stream of a simulated connection."""
 
     is_open = True
 
@@ -255,7 +255,7 @@ def test_families_take_turns_each_in_the_systems_order(
     for family in {entry[0] for entry in found}:
         own = [entry for entry in ordered if entry[0] == family]
         assert own == list(dict.fromkeys(entry for entry in found if entry[0] == family))
-        # Until the other family has no more, no two of one stand together.
+        # The families alternate until one of them has no address left.
     fewest = min((sum(entry[0] == family for entry in ordered) for family, *_ in ordered), default=0)
     kinds = [entry[0] for entry in ordered[: 2 * fewest]]
     if len({entry[0] for entry in ordered}) == 2:

@@ -91,7 +91,7 @@ def read_to_end(
 
 
 def parked(reactor: Reactor, stream: SocketStream, got: bytearray | None = None) -> Handle[tuple[bytes, str]]:
-    """Start reading and let it wait."""
+    """Start reading, and wait until the read is parked."""
     reading = reactor.spawn(read_to_end(stream, got=got))
     reactor.run(passes(3))
     assert stream.readable.descriptor.reader is not None
@@ -110,7 +110,7 @@ def test_end_alone(reactor: Reactor, ends: Ends) -> None:
 @pytest.mark.parametrize("waits", [True, False])
 def test_data_and_end_together(reactor: Reactor, ends: Ends, size: int, waits: bool) -> None:
     stream, peer = ends
-    # Registered before, so that both come in one edge.
+    # Registered before, so that both are reported in one edge.
     reading = parked(reactor, stream) if waits else None
     peer.sendall(b"last")
     peer.close()
@@ -172,7 +172,7 @@ def test_reset_behind_data(reactor: Reactor, ends: Ends) -> None:
 def test_a_reset_that_the_writer_notices_first_is_not_an_end_for_the_reader(
     reactor: Reactor, ends: Ends
 ) -> None:
-    """The kernel reports a loss once, and the next read would give 0: cut content would look complete."""
+    """The kernel reports a loss once, and the next read would return 0: cut content would look complete."""
     stream, peer = ends
     peer.sendall(b"half of i")
     arrived(stream)
@@ -185,7 +185,7 @@ def test_a_reset_that_the_writer_notices_first_is_not_an_end_for_the_reader(
 
 
 def test_the_end_stays_an_end_after_writing_has_failed(reactor: Reactor, ends: Ends) -> None:
-    """The other side had sent everything and closed; that we cannot send any more does not change that."""
+    """The other side had sent everything and closed. That this side can no longer send does not change it."""
     stream, peer = ends
     peer.sendall(b"all of it")
     peer.close()
@@ -234,7 +234,7 @@ def test_urgent_data_are_in_their_place_and_do_not_spin(reactor: Reactor, ends: 
     got = bytearray()
     reading = parked(reactor, stream, got)
     before = resumed.count
-    # One edge for all of it; and a read stops at the urgent byte, though there is more.
+    # One edge for everything; a read stops at the urgent byte, although more bytes follow.
     peer.send(b"abc")
     peer.send(b"!", socket.MSG_OOB)
     peer.send(b"def")
@@ -243,7 +243,7 @@ def test_urgent_data_are_in_their_place_and_do_not_spin(reactor: Reactor, ends: 
     assert got == b"abc!def"
     assert stream.readable.descriptor.reader is not None
     assert resumed.count - before <= 8
-    # One alone.
+    # An urgent byte alone.
     peer.send(b"?", socket.MSG_OOB)
     arrived(stream)
     reactor.run(passes(200))
@@ -290,7 +290,7 @@ def test_urgent_data_anywhere(
             sent += data
             if runs_now:
                 reactor.run(passes(2))
-        # Before the end, whose event would make up for a lost one.
+        # Before the end, whose event would replace a lost one.
         reactor.run(passes(100))
         assert got == sent
         peer.close()

@@ -1,4 +1,4 @@
-"""An error that is kept and raised again and again: no object grows, and no two waiters share one."""
+"""A stored error that is raised repeatedly: no object grows, and no two waiters share one."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_failed_awaitable_gives_each_waiting_service_a_new_error() -> None:
 
 
 class OwnArguments(Exception):
-    """Its `__init__` takes other arguments than it hands on."""
+    """Its `__init__` takes other arguments than it passes on."""
 
     def __init__(self, place: str, *, code: int) -> None:
         super().__init__(f"{place} failed with {code}")

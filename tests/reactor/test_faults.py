@@ -1,4 +1,4 @@
-"""When things break below or beside the loop: descriptors, pollers, signals, forks, nonsense."""
+"""Faults outside the loop: closed descriptors, failing pollers, signals, forks, invalid requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wait_readable(descriptor: FileDescriptor) -> Service[str]:
 
 
 def pair_at(number: int) -> tuple[socket.socket, socket.socket]:
-    """A new pair, of which the first has this number, which is free."""
+    """A new pair whose first socket has this free descriptor number."""
     near, far = socket.socketpair()
     if far.fileno() == number:
         near, far = far, near
@@ -64,7 +64,7 @@ def parked(reactor: Reactor, descriptor: FileDescriptor) -> Handle[str]:
 
 
 def run_program(program: str, *warnings: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a program in a new interpreter, from the checkout, with these filters of warnings."""
+    """Run a program in a new interpreter, from the checkout, with these warning filters."""
     filters = [word for each in warnings for word in ("-W", each)]
     command = [sys.executable, *filters, "-c", textwrap.dedent(program)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, check=False)
@@ -151,7 +151,7 @@ def test_a_poller_that_fails_reaches_run_and_the_services_live(fake: Reactor, pa
 
 
 def test_posts_after_a_failed_poll_still_arrive(poller: Poller) -> None:
-    """The loop must not be left thinking that it sleeps, nor that it is awake."""
+    """After the failure the loop must know that it is not asleep."""
     plain = poller.poll
 
     def fail(timeout_s: float | None, ready: Any) -> None:
@@ -194,7 +194,7 @@ def test_an_error_raised_by_a_resumed_generator_object_is_its_error(fake: Reacto
     first = fake.spawn(twice)
     second = fake.spawn(twice)
     fake.run(passes(3))
-    # The answer that it got was the other's; it ends, and no other service is affected.
+    # It received the answer of the other; it ends, and no other service is affected.
     assert first.is_finished or second.is_finished
     assert run(fake, give(5)) == 5
 

@@ -1,4 +1,4 @@
-"""A forgotten `yield from` warns, with the line of the call; what was not meant to run does not."""
+"""A forgotten `yield from` warns with the line of the call; calls that were dropped on purpose do not."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ HERE = Path(__file__)
 
 
 class Parts:
-    """One of each thing whose methods a service calls."""
+    """One object of each class whose methods a service calls."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.left, self.right = (SocketStream(sock) for sock in socket.socketpair())
@@ -201,7 +201,7 @@ def test_a_call_that_runs_does_not_warn_however_it_is_run(fake: Reactor) -> None
 
 
 def close_many(service: Any) -> None:
-    """So that the interpreter takes its fast way for the call."""
+    """A loop, so that the interpreter specialises the call."""
     for one in [*(Channel[int](1).receive() for _ in range(50)), service]:
         one.close()
 
@@ -254,7 +254,7 @@ def test_requests_that_are_kept_and_yielded_do_not_warn(fake: Reactor) -> None:
 def test_a_waiting_call_does_not_hide_a_forgotten_one(
     fake: Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Reminders are used again: one that a waiting service still held would warn too late."""
+    """Reminders are reused: one that a waiting service still held would warn too late."""
     empty: Channel[int] = Channel(1)
     other: Channel[int] = Channel(1)
 
@@ -303,7 +303,7 @@ def test_services_refused_by_a_select_or_a_bridge_do_not_warn() -> None:
 
 
 def test_a_request_yielded_by_a_service_that_is_interrupted_does_not_warn(fake: Reactor) -> None:
-    """It is answered with the error; what a `Spawn` was to start is not started."""
+    """It is answered with the error, and the service of a `Spawn` is not started."""
 
     def service() -> Service[str]:
         own = yield CurrentTask()
@@ -467,7 +467,7 @@ def test_times_of_any_size_are_taken(fake: Reactor) -> None:
 
 
 def test_an_error_inside_a_request_is_the_services_own(fake: Reactor) -> None:
-    """It must not leave the loop, which all services share."""
+    """It must not end the loop, which all services share."""
 
     class Broken(Sleep):
         def begin(self, task: object) -> object:

@@ -1,4 +1,4 @@
-"""Large numbers: ten thousand services and connections, a hundred thousand timers. Operations are counted."""
+"""Ten thousand services and connections, a hundred thousand timers. The tests count operations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SPARE_DESCRIPTORS = 200
 
 
 class Counts(Tracer):
-    """Counts what happens."""
+    """Counts events."""
 
     def __init__(self) -> None:
         self.created = self.resumed = self.ended = 0
@@ -59,7 +59,7 @@ class Counts(Tracer):
 
 
 def test_ten_thousand_services(fake: Reactor) -> None:
-    """Each waits for its neighbour; the wake runs through all of them, one step for each."""
+    """Each waits for its neighbour; the wake passes through all of them, one step each."""
     signals = [Signal() for _ in range(MANY)]
     counts = Counts()
     add_tracer(fake, counts)
@@ -86,7 +86,7 @@ def test_ten_thousand_services(fake: Reactor) -> None:
 
     with no_leaks(fake):
         assert fake.run(main()) == MANY * (MANY - 1) // 2
-    # Two steps for each: to its wait, and from there until it ends.
+    # Two steps for each: up to its wait, and from there to its end.
     assert counts.created == counts.ended == MANY + 1
     assert 2 * MANY <= counts.resumed <= 3 * MANY + 100
     assert_clean(fake)
@@ -118,7 +118,7 @@ CLIENT = """
             socks[-1].send(b"x")
             socks[-1].recv(1)
         sock = socket.create_connection(("127.0.0.1", port))
-        # Closed by a reset, so that no port is left waiting for minutes.
+        # Closed by a reset, so that no port stays in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         socks.append(sock)
     for sock in socks:
@@ -144,7 +144,7 @@ def descriptor_limit(wanted: int) -> Iterator[int]:
 
 
 def test_ten_thousand_connections() -> None:
-    """All open simultaneously, each with an echo service; then the other sides end them all."""
+    """All are open simultaneously, each with an echo service; then the other sides close them."""
     most = [0]
 
     def echo(stream: SocketStream) -> Service[int]:
@@ -189,7 +189,7 @@ def test_ten_thousand_connections() -> None:
 
 
 class Counted(float):
-    """A deadline that counts how often it is compared: the whole work of a heap."""
+    """A deadline that counts its comparisons, which are the work of a heap."""
 
     comparisons = 0
 
@@ -202,7 +202,7 @@ class Counted(float):
     ("many", "order"), [(10_000, "first to last"), (10_000, "last to first"), (100_000, "any")]
 )
 def test_a_hundred_thousand_timers_and_their_cancelling(many: int, order: str) -> None:
-    """Cancelling costs no comparison but those of a rebuild, which is paid for by as many cancellations."""
+    """Cancelling costs only the comparisons of a rebuild, which happens after as many cancellations."""
     rng = random.Random(1)
     timers, fired = Timers(), [0]
 
@@ -224,7 +224,7 @@ def test_a_hundred_thousand_timers_and_their_cancelling(many: int, order: str) -
         timers.cancel(timer)
         timers.cancel(timer)
         assert len(timers) == many - count
-        # Memory follows the living ones.
+        # The memory depends on the number of pending timers only.
         assert len(timers.held) <= 2 * len(timers) + 65
     assert Counted.comparisons <= 3 * many
     assert timers.fire(2.0) == fired[0] == kept

@@ -1,4 +1,4 @@
-"""A stream passed from reader to reader: the rules one by one, a state machine, and seeded plays."""
+"""A stream passed from reader to reader: each rule, a state machine, and seeded runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ends(request: pytest.FixtureRequest) -> Any:
 
 
 def read_on(stream: Any, into: bytearray) -> Service[str]:
-    """Read until the stream ends or the service is cancelled; say which."""
+    """Read until the stream ends or the service is cancelled. Returns which."""
     reader, buffer = ReadYield(stream), bytearray(7)
     try:
         while count := (yield from reader.readinto(buffer)):
@@ -118,12 +118,12 @@ def test_a_reader_cancelled_after_its_wake_loses_nothing(reactor: Reactor, ends:
 
     def service() -> Service[str]:
         writer.write(b"x")
-        # Drains the socket, so that the next read waits before it tries.
+        # Drain the socket, so that the next read waits before it tries.
         yield from ReadYield(reader).readinto(bytearray(9))
         first = yield Spawn(read_on(reader, got))
         yield from passes(3)
         writer.write(b"late bytes")
-        # By hand: only now may the first reader be woken, and the next line comes before its step.
+        # By hand: the first reader is woken now, and the next line runs before its step.
         reactor.poller.poll(0, reactor.ready)
         first.cancel()
         assert (yield from first.join()) == "cancelled"
@@ -268,7 +268,7 @@ def test_any_order() -> None:
 
 
 def test_the_plain_stream_may_be_passed_on_after_a_wait(reactor: Reactor) -> None:
-    """Without a loan: one service waits, and hands the reading to another, which had drained it before."""
+    """One service waits, and passes the reading on to another, which had drained the stream before."""
     reader, writer = socket_ends()
 
     def service() -> Service[None]:

@@ -1,4 +1,4 @@
-"""The loop itself: running, stopping, closing, fairness, order, handles, what becomes of errors."""
+"""The loop: running, stopping, closing, fairness, order, handles, and the fate of errors."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_failure_without_a_waiter_is_logged_once(fake: Reactor, caplog: pytest
 
 
 def test_failure_asked_for_is_not_logged(fake: Reactor) -> None:
-    """The fixture fails this test if it is."""
+    """The fixture fails this test if anything is logged."""
 
     def service() -> Service[None]:
         handle = yield Spawn(fail("x"))
@@ -395,7 +395,7 @@ def test_coroutine_spawner(fake: Reactor) -> None:
 
 
 def test_a_turn_returns_the_time_of_the_next(poller: Poller) -> None:
-    """For a loop that holds this one."""
+    """For an outer loop that contains this one."""
     seen: list[str] = []
 
     def service() -> Service[None]:
@@ -424,7 +424,7 @@ def test_a_turn_returns_the_time_of_the_next(poller: Poller) -> None:
         assert handle.is_finished
         reactor.spawn(busy())
         assert reactor.turn() == 0
-        # Stopping is for `run`; here it ends no more than the turn.
+        # `stop` is for `run`; here it ends only the turn.
         reactor.stop()
         assert reactor.turn() == 0
     with pytest.raises(Closed):

@@ -1,4 +1,4 @@
-"""Scopes own their children: failures, cancellation, and the promise that each failure is reported once."""
+"""Scopes own their children: failures, cancellation, and that each failure is reported once."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_child_that_ends_cancelled_is_no_failure(fake: Reactor) -> None:
 
 
 def test_many_scopes_nested(fake: Reactor) -> None:
-    """A failure deep down ends all, and comes out at the top."""
+    """A failure in the innermost scope ends all scopes, and the outermost raises it."""
 
     def level(depth: int) -> Service[None]:
         scope = Scope(f"level {depth}")
@@ -266,7 +266,7 @@ def fail_in_cleanup(text: str) -> Service[None]:
 def test_a_failure_that_a_cancelled_joiner_missed_is_logged(
     fake: Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The child fails, its sibling takes its time to end, and meanwhile the joiner is cancelled."""
+    """The child fails, its sibling ends slowly, and meanwhile the joiner is cancelled."""
 
     def slow() -> Service[None]:
         try:
@@ -318,7 +318,7 @@ def test_in_scope_waits_for_all(fake: Reactor) -> None:
 
 @pytest.mark.parametrize("body_waits", [True, False])
 def test_in_scope_raises_a_child_failure_with_its_cause(fake: Reactor, body_waits: bool) -> None:
-    """Whether it finds the body waiting, or the body has ended and its other children are waited for."""
+    """While the body waits, and after the body has ended and other children still run."""
     cleaned: list[str] = []
 
     def unlucky() -> Service[None]:
@@ -341,7 +341,7 @@ def test_in_scope_raises_a_child_failure_with_its_cause(fake: Reactor, body_wait
     with pytest.raises(Broken, match="child") as caught:
         run(fake, in_scope(body))
     assert isinstance(caught.value.__cause__, ValueError)
-    # Nothing of how the body was interrupted gets into the traceback.
+    # The traceback does not show how the body was interrupted.
     assert caught.value.__context__ is None
     assert cleaned == ["sibling"]
     assert_clean(fake)
@@ -359,7 +359,7 @@ def test_in_scope_when_the_body_fails(fake: Reactor, caplog: pytest.LogCaptureFi
 
 
 def test_in_scope_when_both_fail(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
-    """The body fails while it is cancelled for the child's sake: one is raised, the other logged."""
+    """The body fails while it is cancelled because of the child: one error is raised, the other logged."""
 
     def body(scope: Scope) -> Service[None]:
         yield from scope.spawn(fail_after(1), name="unlucky")
@@ -373,7 +373,7 @@ def test_in_scope_when_both_fail(fake: Reactor, caplog: pytest.LogCaptureFixture
 
 
 def test_in_scope_when_the_body_does_not_care(fake: Reactor) -> None:
-    """The failure is raised all the same, at the end."""
+    """The failure is still raised, at the end."""
 
     def body(scope: Scope) -> Service[int]:
         yield from scope.spawn(fail_after(1))
@@ -410,7 +410,7 @@ def test_in_scope_has_a_limit_on_its_time(fake: Reactor) -> None:
 
 
 def test_nested_in_scope_names_the_right_one(fake: Reactor) -> None:
-    """A failure in the outer scope passes through the inner one, which does not take it for its own."""
+    """A failure in the outer scope passes through the inner one, which does not mistake it for its own."""
     seen: list[str] = []
 
     def inner(scope: Scope) -> Service[None]:
@@ -435,7 +435,7 @@ def test_nested_in_scope_names_the_right_one(fake: Reactor) -> None:
 
 @pytest.mark.parametrize("count", range(6))
 def test_a_failure_is_too_late_for_a_body_that_ends(fake: Reactor, count: int) -> None:
-    """Child and body end at about the same time: nothing of the scope's stays behind in the task."""
+    """Child and body end at about the same time: the task keeps no state of the scope."""
 
     def child() -> Service[None]:
         yield from passes(2)
@@ -456,7 +456,7 @@ def test_a_failure_is_too_late_for_a_body_that_ends(fake: Reactor, count: int) -
 
 
 def test_a_scope_owns_services_in_threads(fake: Reactor) -> None:
-    """A failure in here cancels the service over there, and is raised when that has cleaned up."""
+    """A failure in this thread cancels the service in the other, and is raised after its cleanup."""
     cleaned = threading.Event()
     started: SharedChannel[int] = SharedChannel(1)
 

@@ -1,4 +1,4 @@
-"""Select: nothing is lost, nothing is left behind, each has its turn. Threads: test_shared_channel.py."""
+"""Select: no item is lost, no wait remains, ready sources take turns. Threads: test_shared_channel.py."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30)), max_si
 
 
 class Sources:
-    """What is selected over, and a record of what went in and came out."""
+    """The sources of a select, with a record of all sent and received items."""
 
     def __init__(self) -> None:
         self.channels: list[Channel[int] | SharedChannel[int]] = [
@@ -57,7 +57,7 @@ class Sources:
         self.ends = 0
 
     def new_select(self, which: int) -> Select:
-        """Over some of the channels and one signal. Each service needs its own select."""
+        """A select over some channels and one signal. Each service needs its own."""
         chosen = [channel for index, channel in enumerate(self.channels) if which >> index & 1]
         return Select(*chosen, self.signals[which % 2], Sleep(5))
 
@@ -114,7 +114,7 @@ def test_nothing_is_lost_or_left(steps: list[tuple[str, int]], seed: int) -> Non
                 sources.send(which % 4, number)
             elif step == "set":
                 signal = sources.signals[which % 2]
-                # A flag that is set already would swallow this one.
+                # A flag that is already set would absorb this one.
                 if not signal.is_set:
                     signal.set()
                     sources.sets += 1
@@ -131,14 +131,14 @@ def test_nothing_is_lost_or_left(steps: list[tuple[str, int]], seed: int) -> Non
                 sources.channels[which % 4].close()
             elif step == "turn":
                 reactor.run(passes(1))
-        # What is on its way arrives before the end.
+        # Items in transit arrive before the end.
         reactor.run(passes(3))
         for handle in handles:
             handle.cancel()
         reactor.run(passes(3))
         sources.assert_clean()
         assert_clean(reactor)
-    # A second service at a signal is refused, and takes nothing.
+    # A second service that waits for a signal is refused, and consumes nothing.
     for handle in handles:
         assert handle.error is None or isinstance(handle.error, Cancelled | Busy)
     for index in range(4):
@@ -149,7 +149,7 @@ def test_nothing_is_lost_or_left(steps: list[tuple[str, int]], seed: int) -> Non
 
 
 def test_each_has_its_turn(fake: Reactor) -> None:
-    """Of sources that are always ready none is served twice before all the others."""
+    """Of sources that are always ready, none is chosen twice before all others were chosen."""
     channels: list[Channel[int] | SharedChannel[int]] = [Channel(100), SharedChannel(100), Channel(100)]
     for channel in channels:
         for number in range(100):
@@ -291,7 +291,7 @@ def test_one_at_a_time(fake: Reactor) -> None:
     with pytest.raises(Busy, match="first"):
         run(fake, wait_on(select))
     other: Channel[int] = Channel(1)
-    # The signal has its waiter; what was entered before the refusal is taken out again.
+    # The signal has a waiter already; the waits entered before the refusal are removed.
     with pytest.raises(Busy, match="first"):
         run(fake, wait_on(Select(other, signal)))
     assert not other.waiting_receivers
@@ -309,7 +309,7 @@ def test_what_cannot_be_selected(fake: Reactor) -> None:
 
 
 def test_a_failed_source_is_not_logged(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
-    """A select over a service counts as asking for its failure."""
+    """A select over a service counts as a request for its failure."""
     handle = fake.spawn(fail())
     chosen = run(fake, wait_on(Select(handle)))
     assert isinstance(chosen.error, Broken)
@@ -317,7 +317,7 @@ def test_a_failed_source_is_not_logged(fake: Reactor, caplog: pytest.LogCaptureF
 
 
 def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
-    """Another thread has given its item when the service is cancelled, and when its own channel gets one."""
+    """Another thread has sent its item when the service is cancelled, and when its own channel gets one."""
     shared: SharedChannel[int] = SharedChannel(1)
     local: Channel[int] = Channel(1)
     signal = Signal()
@@ -336,7 +336,7 @@ def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
     fake.run(passes(3))
     assert isinstance(handle.error, Cancelled)
     assert [chosen.result() for chosen in got] == [1]
-    # The others have kept what is theirs.
+    # The others have kept their items.
     assert local.receive_nowait() == 2
     assert signal.is_set
     assert not local.waiting_receivers

@@ -47,7 +47,7 @@ class Crew:
         self.park = ThreadPark()
 
     def run(self, kind: str, service: Service[Any], call: Callable[[], Any]) -> Callable[[], Any]:
-        """Start it. Returns what waits for the end and gives the result."""
+        """Start it. Returns a function that waits for the end and returns the result."""
         if kind == "thread":
             future: Future[Any] = Future()
             threading.Thread(target=_call_into, args=(future, call), daemon=True).start()
@@ -72,7 +72,7 @@ def _call_into(future: Future[Any], call: Callable[[], Any]) -> None:
 
 @pytest.fixture(scope="module")
 def crew() -> Any:
-    # Switch threads as often as possible: the tests are about what happens in between.
+    # Switch threads as often as possible, to test the moments in between.
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     crew = Crew()
@@ -85,7 +85,7 @@ KINDS = ["thread", "park", "reactor0", "reactor1"]
 
 
 class LastCloses:
-    """Closes a channel when its last sender has left the context, in whichever thread."""
+    """Closes a channel when its last sender leaves the context, in any thread."""
 
     def __init__(self, channel: SharedChannel[Item], senders: int) -> None:
         self._channel = channel
@@ -133,7 +133,7 @@ def receive_all_blocking(channel: SharedChannel[Item]) -> list[Item]:
 
 
 def receive_all_impatiently(channel: SharedChannel[Item]) -> Service[list[Item]]:
-    """With time-outs that strike all the time, at any moment."""
+    """With constant time-outs, at arbitrary moments."""
     got: list[Item] = []
 
     def one() -> Service[None]:
@@ -158,7 +158,7 @@ def receive_all_impatiently_blocking(channel: SharedChannel[Item]) -> list[Item]
 
 
 def check(sent: dict[int, int], received: list[list[Item]]) -> None:
-    """All items came once, and to each receiver those of one sender in their order."""
+    """All items arrived once, and each receiver got those of one sender in order."""
     seen = sorted(item for got in received for item in got)
     assert seen == sorted((number, index) for number, count in sent.items() for index in range(count))
     for got in received:
@@ -210,7 +210,7 @@ def test_between_any_threads(
 
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=3, max_size=3), count=st.integers(0, 30))
 def test_select_between_threads(crew: Crew, kinds: list[str], count: int) -> None:
-    """One service takes from three channels that three threads fill; time-outs strike in between."""
+    """One service receives from three channels that three threads fill, with time-outs in between."""
     channels = [SharedChannel[Item](2, f"number {number}") for number in range(3)]
 
     def collect() -> Service[list[Item]]:
@@ -294,7 +294,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 def test_a_thread_that_is_interrupted_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, is_answered: bool
 ) -> None:
-    """The key that stops a program may be pressed while an item is on its way to the waiting thread."""
+    """Ctrl-C may be pressed while an item is in transit to the waiting thread."""
     channel: SharedChannel[int] = SharedChannel(1)
 
     def interrupted(waiter: ThreadWaiter, timeout_s: float | None) -> bool:
@@ -317,7 +317,7 @@ def test_a_thread_that_is_interrupted_loses_nothing(
     assert channel.receive_nowait() == (2 if is_answered else 1)
 
 
-# What comes first.
+# The order of simultaneous events.
 
 
 def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
@@ -331,7 +331,7 @@ def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
     handle = fake.spawn(receiver())
     fake.run(passes(2))
     channel.send_nowait(7)
-    # The item has been given, but not arrived: it is too late to take the service out of its wait.
+    # The item was sent but has not arrived: it is too late to undo the wait of the service.
     assert handle.cancel()
     fake.run(passes(3))
     assert got == [7]
@@ -340,7 +340,7 @@ def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
 
 
 def test_a_time_out_at_the_same_moment(fake: Reactor) -> None:
-    """The receive has happened or it has not: here it has, and the time-out comes to nothing."""
+    """A receive has happened or it has not. Here it has, and the time-out has no effect."""
     channel: SharedChannel[int] = SharedChannel(1)
     handle = fake.spawn(timeout_after(1, channel.receive()))
     fake.run(passes(2))
@@ -366,7 +366,7 @@ def test_a_blocked_sender_is_served_before_later_ones(fake: Reactor) -> None:
         channel.send_nowait(3)
     handle.cancel()
     fake.run(passes(2))
-    # Too late: it has been sent, and so the sender ends as one that has.
+    # Too late: the item has been sent, so the sender ends normally.
     assert handle.error is None
     assert channel.receive_nowait() == 2
 
@@ -399,7 +399,7 @@ def test_a_closed_loop_takes_its_waiters_along() -> None:
 
 
 def test_two_services_that_talk_through_it_let_others_run(fake: Reactor) -> None:
-    """On a channel that always has an item and room no call waits; the loop still serves the others."""
+    """On a channel that always has items and room no call waits; the loop still runs the others."""
     channel: SharedChannel[int] = SharedChannel(1)
     seen = 0
 
@@ -418,7 +418,7 @@ def test_two_services_that_talk_through_it_let_others_run(fake: Reactor) -> None
 
 
 def test_closed_between_two_looks() -> None:
-    """A receiver that found nothing, and then the channel closed, is not entered any more."""
+    """A receiver that found no item before the channel was closed is not queued afterwards."""
     channel: SharedChannel[int] = SharedChannel(1)
     channel.close()
     with pytest.raises(ChannelClosed):

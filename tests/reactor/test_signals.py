@@ -1,4 +1,4 @@
-"""Signals, in processes of their own: a clean end, a forced one, the dump, and everything put back."""
+"""Signals, in separate processes: a clean end, a forced end, the dump, and restored handlers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ HEAD = """
 
 @contextmanager
 def program(text: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a program, and wait until it says "ready"."""
+    """Start a program, and wait until it prints "ready"."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(HEAD) + textwrap.dedent(text)],
         stdout=subprocess.PIPE,
@@ -101,7 +101,7 @@ def test_the_first_signal_ends_cleanly(number: signal.Signals, poller: str) -> N
     ],
 )
 def test_the_second_signal_does_not_wait(number: signal.Signals, status: int) -> None:
-    """A cleanup that waits for ever, first for a signal of ours, then by keeping the loop."""
+    """A cleanup that never ends: first it waits for a `Signal`, then it blocks the loop."""
     text = """
         def stubborn():
             try:
@@ -159,7 +159,7 @@ def test_the_second_signal_ends_the_loop_where_a_function_catches_every_error() 
 
 
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
-    """As `nohup` has it."""
+    """As set by `nohup`."""
     text = """
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with Reactor() as reactor:
@@ -338,7 +338,7 @@ def test_results_errors_and_handlers_in_this_process() -> None:
 
 
 def test_a_signal_wakes_a_loop_that_is_about_to_sleep() -> None:
-    """Many signals from a thread, each answered before the next is sent: a lost one would hang here."""
+    """Many signals from a thread, each answered before the next is sent: a lost one would hang the test."""
     rounds = 200
     came = threading.Event()
 

@@ -86,7 +86,7 @@ def test_many_clients(reactor: Reactor, listener: TcpListener) -> None:
 def test_content_that_arrived_before_accept_is_read(
     reactor: Reactor, listener: TcpListener, sent: bytes
 ) -> None:
-    # The first read of an accepted connection waits first: data and end that are there already must wake it.
+    # The first read of an accepted connection waits: data and end that have arrived already must wake it.
     with socket.create_connection(listener.address) as client:
         client.sendall(sent)
 
@@ -121,7 +121,7 @@ def test_a_place_that_cannot_be_listened_on_is_named(listener: TcpListener) -> N
     port = listener.address[1]
     with pytest.raises(OSError, match=f"Address already in use: '127.0.0.1:{port}'"):
         TcpListener("127.0.0.1", port)
-    with pytest.raises(OSError, match=r"'192\.0\.2\.1:0'"):  # of nobody
+    with pytest.raises(OSError, match=r"'192\.0\.2\.1:0'"):  # a documentation address
         TcpListener("192.0.2.1", 0)
     with pytest.raises(OSError, match=r"no-such-host\.invalid:0"):
         TcpListener("no-such-host.invalid", 0)
@@ -156,7 +156,7 @@ def test_unknown_name(fake: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connecting_times_out_and_closes(fake: Reactor) -> None:
-    """A full backlog swallows connections without an answer; the fake clock makes the wait short."""
+    """A full backlog drops connections without an answer; the fake clock makes the wait short."""
     with TcpListener("127.0.0.1", 0, backlog=0) as listener:
         fillers = []
         for _ in range(4):
@@ -196,8 +196,9 @@ Accepts = Callable[[Callable[[int], int]], tuple[TcpListener, list[int]]]
 
 @pytest.fixture
 def failing_listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accepts]:
-    """Make a listener whose accepts fail: the n-th one with the error number that a function of n gives.
-    0: it succeeds. Returns the listener and the number of accepts so far.
+    """Make a listener whose n-th accept fails with error number `error_of(n)`; 0: it succeeds.
+
+    Returns the listener, and a list with the number of accepts so far.
     """
     plain = socket.socket.accept
     with contextlib.ExitStack() as stack:
@@ -242,7 +243,7 @@ def test_out_of_descriptors_backs_off_and_reports_once(
 def test_out_of_descriptors_again_and_again_is_reported_once_a_minute(
     fake: Reactor, clock: FakeClock, failing_listener: Accepts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At its limit: each connection that ends makes room for one more."""
+    """At the limit, each connection that ends makes room for one more."""
     listener, _ = failing_listener(lambda count: errno.EMFILE if count % 2 else 0)
 
     def service() -> Service[None]:

@@ -1,4 +1,4 @@
-"""One service, any spawner, the same result; and what is particular to each spawner."""
+"""One service has the same result under every spawner; then the features of each spawner."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ PATIENCE_S = 60.0
 
 
 class Way:
-    """A spawner, and how to get on with what it has started."""
+    """A spawner, and functions that let its services continue and end."""
 
     def __init__(self, spawner: Spawner, reactor: Reactor | None = None) -> None:
         self.spawner = spawner
@@ -119,7 +119,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
 
 @pytest.fixture(params=LATER)
 def later(request: pytest.FixtureRequest) -> Iterator[Way]:
-    """Those that do not end a service within `spawn`."""
+    """The spawners that do not end a service within `spawn`."""
     with way_called(request.param) as way:
         yield way
 
@@ -153,7 +153,7 @@ def test_causes_are_kept(way: Way) -> None:
 
 
 def test_state_is_taken_once_and_started_again(way: Way) -> None:
-    """Each spawner returns the state, and any other can continue with it."""
+    """Each spawner returns the state, and any other spawner can continue with it."""
     commands: SharedChannel[int] = SharedChannel(10)
     answers: SharedChannel[int] = SharedChannel(10)
     counter = Counter()
@@ -193,7 +193,7 @@ def test_things_that_are_not_services(way: Way) -> None:
 
 
 def test_commands_one_by_one(later: Way) -> None:
-    """The loop of a command service: a command in, an answer out, again and again, then the end."""
+    """The loop of a command service: commands and answers in turn, then the end."""
     commands: SharedChannel[int] = SharedChannel(1)
     answers: SharedChannel[int] = SharedChannel(1)
     handle = later.spawn(serve(Counter(), commands, answers))
@@ -236,7 +236,7 @@ def test_cancelled_from_outside(later: Way) -> None:
 
 
 def test_unyield_from_outside(later: Way) -> None:
-    """It ends a wait for readiness, and does no harm at any other moment."""
+    """It ends a wait for readiness, and has no effect at other moments."""
     started, gate = threading.Event(), SharedChannel[int](1)
     woken = threading.Event()
 
@@ -258,7 +258,7 @@ def test_unyield_from_outside(later: Way) -> None:
         for _ in range(10_000):
             if woken.wait(0.001):
                 break
-            # The service may not have come to its wait yet; then there is nothing to wake.
+            # The service may not have reached its wait yet; then the call wakes nothing.
             handle.unyield()
             if later.reactor is not None:
                 later.reactor.run(passes(3))
@@ -271,7 +271,7 @@ def forever_on(stream: SocketStream) -> Service[None]:
 
 
 def test_joined_from_another_reactor(fake: Reactor) -> None:
-    """The handles of threads are joined from anywhere: before and after the end, failed and cancelled."""
+    """Handles of threads can be joined from any reactor: before and after the end, failed and cancelled."""
     gate: SharedChannel[int] = SharedChannel(1)
     park = ThreadPark()
 
@@ -310,7 +310,7 @@ def test_a_failure_that_was_not_looked_at_is_logged(
     spawner = kind()
     handle: ProxyHandle[None] | None = spawner.spawn(fail(), name="unlucky")
     assert handle is not None
-    # Not `wait`, which asks.
+    # Not `wait`, which reads the outcome.
     assert has_ended(handle, PATIENCE_S)
     del handle
     gc.collect()
@@ -366,7 +366,7 @@ def test_a_service_without_a_handle_lives(later: Way) -> None:
     assert ended.wait(PATIENCE_S)
 
 
-# The blocking one has to know when to give up.
+# The blocking side needs a time limit.
 
 
 @pytest.mark.parametrize("wait", [Signal(), Channel[int](1)])
@@ -562,7 +562,7 @@ def time_out_itself() -> Service[None]:
 
 
 def test_restart_from_within() -> None:
-    """Called by the very service, or by another of the same spawner, `unyield` does nothing."""
+    """Called by the service itself or by another of the same spawner, `unyield` has no effect."""
     seen: list[bool] = []
     handles: list[Handle[None]] = []
 
@@ -631,7 +631,7 @@ def test_each_in_its_thread() -> None:
 
 
 def test_a_pool_may_hold_more_services_than_threads() -> None:
-    """They wait for each other in a ring, which would be stuck if a waiting service kept its thread."""
+    """They wait for each other in a ring. It would deadlock if a waiting service kept its thread."""
     count = 20
     ring = [SharedChannel[int](1) for _ in range(count)]
 
@@ -700,11 +700,11 @@ def test_a_thread_does_not_wait_for_itself() -> None:
 
 
 def test_a_pool_spreads_its_services() -> None:
-    """A new service goes where the fewest live, and the ended ones do not count."""
+    """A new service goes to the thread with the fewest living services; ended ones do not count."""
     with ThreadPool(2) as pool:
         for _ in range(3):
             pool.spawn(give(1)).wait(PATIENCE_S)
-        # One that has nothing to do is as good as a new one.
+        # An idle thread is as good as a new one.
         assert len(pool.members) == 1
         handles = [pool.spawn(forever()) for _ in range(4)]
         assert [member.living for member in pool.members] == [2, 2]
@@ -718,7 +718,7 @@ def test_a_pool_spreads_its_services() -> None:
 
 
 def test_a_service_cancelled_before_its_thread_starts_it() -> None:
-    """It runs to its first yield, as any service that is cancelled early."""
+    """It runs to its first yield, like any service that is cancelled early."""
     hold, held = threading.Event(), threading.Event()
     seen: list[str] = []
 

@@ -1,6 +1,6 @@
 """Sockets and the yield wrappers over both pollers.
 
-Partial reads and writes, ends, hang-ups, passing on, hints.
+Partial reads and writes, ends, hang-ups, streams passed on, hints.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def test_data_and_end_in_one_edge(reactor: Reactor, pair: Pair) -> None:
 
 
 def test_end_after_a_drained_read(reactor: Reactor, pair: Pair) -> None:
-    """Here the hint is used, and the end has its own edge."""
+    """Here the hint applies, and the end has its own edge."""
     left, right = pair
 
     def service() -> Service[None]:
@@ -101,9 +101,9 @@ def test_end_after_a_drained_read(reactor: Reactor, pair: Pair) -> None:
 
 
 def test_hint_is_the_streams_not_the_readers(reactor: Reactor, pair: Pair) -> None:
-    """One reader drains, another takes a part of what came since.
+    """One reader drains the stream, another reads a part of later bytes.
 
-    The first must not wait for an event that it has had.
+    The first must not wait for an event that was delivered before.
     """
     left, right = pair
 
@@ -270,7 +270,7 @@ def send_bytes_one_by_one(stream: SocketStream, data: bytes) -> Service[None]:
 
 
 class Restartable:
-    """A layer in small: takes exactly n bytes, over as many refused calls as it needs."""
+    """A minimal layer: reads exactly n bytes, over any number of refused calls."""
 
     def __init__(self, wanted_bytes: int) -> None:
         self.missing = wanted_bytes
@@ -386,7 +386,7 @@ def test_memory_pipe_closed_ends(fake: Reactor) -> None:
 
 
 def test_stale_readiness_after_the_number_is_used_again(reactor: Reactor) -> None:
-    """A descriptor with an event is closed, and another file gets its number: that must not be woken."""
+    """A descriptor with an event is closed. The next file with its number must not be woken."""
     first, peer = socket.socketpair()
     stream = SocketStream(first)
     reading = reactor.spawn(ReadYield(stream).read())
@@ -442,7 +442,7 @@ def test_closed_without_notice_and_number_used_again(reactor: Reactor) -> None:
 
 
 def test_two_objects_for_one_file(reactor: Reactor, pair: Pair) -> None:
-    """Allowed one after the other; at the same moment the second is refused."""
+    """Allowed one after the other; at the same time the second is refused."""
     left, right = pair
     extra = FileDescriptor(right)
     left.write(b"x")

@@ -58,7 +58,7 @@ def test_many_threads_submit(poller: Poller) -> None:
 
 
 def test_one_at_a_time_wakes_a_sleeping_loop(poller: Poller) -> None:
-    """Each submit finds the loop asleep or on its way to sleep; a lost wake-up would hang here."""
+    """Each submit finds the loop asleep or about to sleep; a lost wake-up would hang the test."""
     with ReactorThread(Reactor(poller=poller)) as thread:
         for number in range(300):
             assert thread.submit(give(number)).result(LIMIT_S) == number
@@ -201,7 +201,7 @@ def test_a_reactors_own_thread_does_not_wait_for_its_future() -> None:
                 with pytest.raises(Busy, match="own thread"):
                     wait()
             with pytest.raises(TimeoutError):
-                future.result(0)  # only a look
+                future.result(0)  # without waiting
             with pytest.raises(Busy, match="own end"):
                 thread.close()
             while not future.done():

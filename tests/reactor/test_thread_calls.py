@@ -1,4 +1,4 @@
-"""Calls in threads: one that hangs holds up neither others nor the end of the program."""
+"""Calls in threads: one that hangs blocks neither others nor the end of the program."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def call(function: Any, *args: Any) -> Service[Any]:
 
 
 def hang_all(gate: threading.Event, count: int, limit_s: float = 0.01) -> Service[list[Handle[Any]]]:
-    """Begin a number of calls that hang; each is abandoned after a while."""
+    """Start a number of calls that hang; each is abandoned after a time limit."""
     handles = []
     for _ in range(count):
         handles.append((yield Spawn(timeout_after(limit_s, call(gate.wait)), "hangs")))
@@ -146,7 +146,7 @@ def test_slow_names_hold_up_no_files_and_slow_files_no_names(monkeypatch: pytest
         for number in range(8):
             yield Spawn(connect_tcp(f"slow-{number}.example", 1), "slow")
         assert (yield from timeout_after(PATIENCE_S, call(len, "x"))) == 1
-        # Neither do some slow names hold up another.
+        # Slow names do not block another name.
         (yield from connect_tcp("fast.example", port, timeout_s=PATIENCE_S)).close()
         for _ in range(8):
             yield Spawn(call(gate.wait, PATIENCE_S), "slow file")
@@ -205,7 +205,7 @@ def test_a_service_that_cannot_be_called_is_refused_at_its_definition(what: Any)
 @pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
 def test_a_program_with_calls_that_hang_ends(tmp_path: Path) -> None:
-    """More of them than threads, in the open of a FIFO; and what takes only a little longer is done."""
+    """More hanging calls than threads, in the open of a FIFO; a call that is only slow still completes."""
     program = f"""
     import os, time
     from reactor import *

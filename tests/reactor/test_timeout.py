@@ -1,4 +1,4 @@
-"""Sleeping, `timeout_after`, and what happens when two things happen at one moment."""
+"""Sleeping, `timeout_after`, and simultaneous events."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_month_is_more_than_a_poller_can_wait(poller: Poller, monkeypatch: pyt
         handle = real.spawn(month())
 
         def woken(wait_s: float | None, ready: Any) -> None:
-            """As another thread would wake it, just when it begins to wait."""
+            """Wake it as another thread would, just when it begins to wait."""
             waits.append(wait_s)
             if wait_s:
                 real.post(handle.cancel)
@@ -116,7 +116,7 @@ def test_gives_result_and_error_of_the_inner(fake: Reactor, clock: FakeClock) ->
 def test_inner_ends_at_the_very_moment(fake: Reactor, fails: bool) -> None:
     """The inner service has been woken when the timer fires.
 
-    The wake wins and the timeout leaves no trace.
+    The wake wins and the timeout has no effect.
     """
     signal = Signal()
 
@@ -131,7 +131,7 @@ def test_inner_ends_at_the_very_moment(fake: Reactor, fails: bool) -> None:
             result = yield from timeout_after(5, inner())
         except Broken:
             result = "failed"
-        # A timeout still on its way would hit here.
+        # A late timeout would interrupt here.
         yield Sleep(1)
         return result
 
@@ -255,7 +255,7 @@ def test_move_on_after_lets_the_errors_of_others_pass(fake: Reactor) -> None:
             yield from move_on_after(5, late())
         with pytest.raises(TimedOut, match="2 s"):
             yield from timeout_after(2, move_on_after(5, forever()))
-        # The inner time is over first: the outer one hears nothing of it.
+        # The inner limit is reached first; the outer one is not affected.
         assert (yield from timeout_after(5, move_on_after(2, forever()))) is None  # type: ignore[func-returns-value]
 
     run(fake, service())

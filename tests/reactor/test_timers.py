@@ -1,4 +1,4 @@
-"""The timer heap against a model, and its promise about memory."""
+"""The timer heap against a model, and its bound on memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reactor.core.timers import Timer, Timers
 
 
 class TimersAgainstModel(RuleBasedStateMachine):
-    """The model is a list of (deadline, order); what fires, and in which order, must be the same."""
+    """The model is a list of (deadline, order); the same timers must fire in the same order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class TimersAgainstModel(RuleBasedStateMachine):
     @precondition(lambda self: self.tokens)
     @rule(data=st.data())
     def cancel_any(self, data: st.DataObject) -> None:
-        """Also those that have fired or were cancelled."""
+        """Cancel any timer, also one that has fired or was cancelled."""
         label = data.draw(st.sampled_from(sorted(self.tokens)))
         self.timers.cancel(self.tokens[label])
         self.alive.pop(label, None)

@@ -1,4 +1,4 @@
-"""Tracers and the dump: seeing what the loop does."""
+"""Tracers and the dump."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_the_dump_shows_what_each_waits_for_and_where(reactor: Reactor, pair: Pa
     own, inner = inspect.getsourcelines(passing_sleep)[1], inspect.getsourcelines(inner_sleep)[1]
     here = "reactor/test_tracing.py"
     assert f"    {here}:{own + 1} in passing_sleep\n    {here}:{inner + 2} in inner_sleep\n" in text
-    # The one that runs: from the loop on, down to this call.
+    # The running service: from the loop down to this call.
     assert re.search(r"'looker' runs now\n    reactor/test_tracing.py:\d+ in looker\n('|$)", text)
     assert SECRET.decode() not in text
 

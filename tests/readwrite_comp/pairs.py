@@ -1,4 +1,4 @@
-"""Pairs of layers for the tests: every layer with small windows, so that short contents cross many borders,
+"""Pairs of layers for the tests: every layer with small windows, so that short contents fill many of them,
 and random stacks.
 """
 
@@ -45,7 +45,7 @@ Pair = tuple[ExtWrite, ExtRead]
 
 
 def wire_of(writer: ExtWrite, *contents: bytes) -> bytes:
-    """The wire bytes of messages, one after the other, on a stream that never refuses."""
+    """The wire bytes of messages in sequence, on a stream that never refuses."""
     w = HostileWriter()
     for content in contents:
         write_message(writer, w, content)

@@ -1,5 +1,5 @@
-"""Work and memory by counting: calls of the stream grow with the bytes and no faster, and what layers hold
-does not grow with the message. The single layers have this from the kit; here are stacks.
+"""Work and memory, by counting: calls of the stream grow linearly with the bytes, and the memory of layers
+does not grow with the message. The kit tests single layers; these tests are for stacks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def test_memory_and_work_of_stacks(names: list[str]) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("names", [["sealed"], ["sealed", "padded_zero"], ["escape", "sealed"]], ids="-".join)
 def test_no_run_of_a_sealed_message_may_be_moved(names: list[str]) -> None:
-    # Chunks are 36 bytes on the wire, those of the short one 22.
+    # Chunks have 36 bytes on the wire, those of the short message 22.
     check_runs(stack_of(names), bytes(range(50)), authenticated=True, lengths=(1, 22, 36, 72))
 
 

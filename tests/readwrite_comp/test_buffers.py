@@ -1,4 +1,4 @@
-"""Whatever buffer a caller gives, its bytes count: no item, row or format loses any of them."""
+"""Any buffer of a caller is counted in bytes, whatever its format and shape."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_owed_content_is_counted_in_bytes(shape: str) -> None:
     owed.settle(below)
     assert bytes(below.data) == content * 2
     owed.send(HostileWriter([8, 0]), memoryview(array.array("I", content)))
-    assert len(owed) == 24  # 8 items, 8 bytes taken: not all of it
+    assert len(owed) == 24  # 8 items, but only 8 bytes were accepted
 
 
 def test_a_structure_is_taken_into_any_buffer() -> None:
@@ -244,7 +244,7 @@ def test_a_key_is_bytes(key: Any) -> None:
         SealedW(array.array("I", range(32)))  # type: ignore[arg-type]
 
 
-# A layer, a stream or a setting of another kind than belongs there.
+# A layer, stream or setting of a wrong kind.
 
 
 def _no_layers(right: type[ExtWrite] | type[ExtRead]) -> list[Any]:

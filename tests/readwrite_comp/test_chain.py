@@ -48,7 +48,7 @@ FIRST = ["padded", "sealed", "escape"]
 
 
 class TwoPartsW(ExtWrite):
-    """The first `first_bytes` of content (or all, if there is less) through one layer, the rest through
+    """Writes the first `first_bytes` of content (or all, if shorter) through one layer, the rest through
     another; a layer that is initialised already gets no header.
     """
 
@@ -100,7 +100,7 @@ def chain_of(first: str, second: str, first_bytes: int, *, initialised: bool = F
     def make() -> Pair:
         (first_w, first_r), (second_w, second_r) = LAYERS[first](), LAYERS[second]()
         if initialised:
-            # The second header went another way.
+            # The second header was written to another stream.
             elsewhere = HostileWriter()
             second_w.write_header(elsewhere)
             second_r.read_header(HostileReader(bytes(elsewhere.data)))
@@ -164,7 +164,7 @@ def test_chains_in_chains() -> None:
 
 
 def test_a_first_that_is_initialised_and_half_read() -> None:
-    """Somebody has read a word of the first message already."""
+    """A word of the first message has been read before."""
     w = HostileWriter()
     write_message(EscapeTermW(), w, b"word and the rest, ")
     write_message(SealedW(KEY), w, b"then more")

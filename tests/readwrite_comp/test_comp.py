@@ -36,7 +36,7 @@ from .pairs import KEY, contents, scripts
 
 @given(content=contents)
 def test_as_files(content: bytes) -> None:
-    """With the standard library's buffers on top and `BytesIO` below; the stream stays open and stands at the
+    """With the standard library's buffers above and `BytesIO` below; the stream stays open, positioned at the
     border.
     """
     stream = io.BytesIO()
@@ -126,7 +126,7 @@ def test_an_exception_leaves_a_truncated_message() -> None:
     source = CompR(stream, SealedR(KEY, chunk_bytes=4))
     with pytest.raises(Truncated):
         source.read()
-    # The error was raised; closing after that raises nothing.
+    # The error was raised, so closing raises nothing.
     source.close()
     assert source.closed
 
@@ -198,7 +198,7 @@ def test_closing_again_after_a_refusal() -> None:
 
 
 def test_reading_all_over_a_stream_that_refuses() -> None:
-    """The base class would drop what came before a refusal."""
+    """The base class would drop bytes read before a refusal."""
     w, content = HostileWriter(), bytes(range(100))
     with CompW(w, SealedW(KEY, chunk_bytes=16)) as comp:
         done = 0

@@ -118,7 +118,7 @@ def test_gzip_inside() -> None:
 
 
 def test_gzip_below() -> None:
-    """A layer over a stream of the standard library that is one itself."""
+    """A layer over a stream of the standard library that is itself a layer."""
     packed = io.BytesIO()
     with gzip.open(packed, "wb") as stream, FileW(stream, EscapeTermW()) as out:
         out.write(CONTENT)
@@ -197,7 +197,7 @@ def test_a_stream_that_breaks_at_close() -> None:
 
 
 class FailsOnce:
-    """A full disk on which room is made: one call fails."""
+    """A full disk that gets free space: one call fails."""
 
     def __init__(self, calls: int) -> None:
         self.left, self.data = calls, bytearray()
@@ -213,7 +213,7 @@ class FailsOnce:
 @pytest.mark.parametrize("calls", range(5))
 @pytest.mark.parametrize("try_again", [False, True])
 def test_a_failed_write_makes_no_message_that_looks_whole(calls: int, try_again: bool) -> None:
-    """`io.BufferedWriter` offers again what a failed write may have taken, and closes what is below it even
+    """`io.BufferedWriter` repeats bytes that a failed write may have accepted, and closes its stream even
     if its own content could not be written.
     """
     stream = FailsOnce(calls)
@@ -242,7 +242,7 @@ def test_a_failed_write_makes_no_message_that_looks_whole(calls: int, try_again:
 
 
 def test_flush_goes_through_the_layer() -> None:
-    """What is flushed can be read; and closing does not flush: it would close a window early."""
+    """Flushed bytes can be read. Closing does not flush, because that would close a window early."""
     stream = io.BytesIO()
     out = FileW(stream, PaddedWindowsW(100))
     out.write(b"said at once")

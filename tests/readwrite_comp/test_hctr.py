@@ -1,4 +1,4 @@
-"""HCTR: a slow second implementation written from the paper, and what a wide block must do."""
+"""HCTR: compared with a slow second implementation from the paper, and the properties of a wide block."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ all_keys = st.binary(min_size=HCTR_KEY_BYTES, max_size=HCTR_KEY_BYTES)
 Block = Callable[[bytes], bytes]
 
 
-# The reference: from the papers only, one bit and one block at a time.
+# The reference, from the papers only: one bit and one block at a time.
 
 
 def _aes(key: bytes) -> tuple[Block, Block]:
@@ -127,8 +127,8 @@ def decrypt(block: bytes, tweak: int = 0, keys: bytes = KEYS, engine: str = "aut
 
 
 def test_the_reference_against_another_implementation() -> None:
-    """An example of HCTR with SM4 (GB/T 17964-2021) from an implementation that has nothing to do with ours:
-    it pins the hash, its bit order and length, and the counter.
+    """An example of HCTR with SM4 (GB/T 17964-2021) from an independent implementation:
+    it fixes the hash, its bit order and length, and the counter.
     """
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -195,7 +195,7 @@ def test_against_the_reference(data: st.DataObject, size: int, tweak: int, keys:
 
 @pytest.mark.parametrize("size", [16_356, 64_484])
 def test_chunks_against_the_reference(size: int) -> None:
-    """The lengths of the tunnel's chunks: past 255 and past 4,000 counters."""
+    """The lengths of the tunnel's chunks: more than 255 and more than 4,000 counters."""
     block = hashlib.shake_256(b"chunk").digest(size)
     sealed = reference_encrypt(KEYS, block, 1_000)
     for name in ENGINES:
@@ -236,7 +236,7 @@ def test_a_bound_xor_takes_its_buffers_as_they_are(is_raw: bool, monkeypatch: py
     work()
     assert target == bytes(range(50))
     with pytest.raises(BufferError):
-        target.append(0)  # it would be written to where it was
+        target.append(0)  # it would be written at its old address
 
 
 @pytest.mark.parametrize(("target", "source"), [(bytearray(3), bytes(4)), (bytes(3), bytes(3))])
@@ -310,7 +310,7 @@ def test_nothing_of_a_call_is_left_for_the_next() -> None:
 
 
 def test_objects_in_threads_do_not_meet() -> None:
-    """They share what they work in, and only that: each thread has keys of its own."""
+    """They share only working memory; each thread has its own keys."""
 
     def work(number: int) -> bool:
         keys, block = bytes([number]) * HCTR_KEY_BYTES, bytes([number]) * 4_000

@@ -1,4 +1,4 @@
-"""The helpers: bytes owed, exactly n bytes, and streams that answer in their own ways."""
+"""The helpers: pending bytes, exactly n bytes, and streams with unusual answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .pairs import scripts
 
 
 class Answers:
-    """A stream that gives one answer whatever it is asked."""
+    """A stream with the same answer to every call."""
 
     def __init__(self, answer: int | None) -> None:
         self.answer = answer
@@ -102,7 +102,7 @@ def test_skip_checks_what_it_skips() -> None:
 
 
 class OwnRefusal(Malformed):
-    """An error of a user's layer, whose `__init__` takes other arguments than it hands on."""
+    """An error of a user's layer, whose `__init__` takes other arguments than it passes on."""
 
     def __init__(self, *, place: int) -> None:
         super().__init__(f"bad byte at {place}")

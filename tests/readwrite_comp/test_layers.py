@@ -1,4 +1,4 @@
-"""Every layer through the kit, by fixed and by drawn choices, and its format byte by byte."""
+"""Every layer through the kit, with fixed and random choices, and its format byte by byte."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_corruption(name: str, content: bytes, position: int, mask: int, read_sp
 
 @given(name=layer_names, noise=st.binary(max_size=300), length=st.integers(0, 300))
 def test_noise_is_refused_or_read_but_nothing_else(name: str, noise: bytes, length: int) -> None:
-    """Bytes that no writer made: the drivers let documented errors through and nothing else."""
+    """Random bytes cause documented errors only; the drivers fail on all others."""
     _, reader = LAYERS[name]()
     result = read_message(
         reader, HostileReader(noise), None if reader.ends is Ending.EXACT else length, most_bytes=len(noise)
@@ -156,7 +156,7 @@ def test_noise_is_refused_or_read_but_nothing_else(name: str, noise: bytes, leng
     ],
 )
 def test_flushed_content_can_be_read(names: list[str]) -> None:
-    """Before the end is written, and again after more content; a second flush adds nothing."""
+    """Before the end is written, and again after more content; a second flush writes nothing."""
     writer, reader = stack_of(names)()
     w = HostileWriter()
     writer.write_header(w)
@@ -215,7 +215,7 @@ def test_sized_windows_wire_with_sizes() -> None:
     writer = SizedWindowsW(WindowSizes(2, (2, 1), 4), size_written=True, padding=Padding.ZERO)
     assert wire_of(writer, b"abcdefg") == b"\0\0\0\2ab" + b"\0\0\0\4cdef" + b"\0\0\0\4g\0\0\0"
     assert wire_of(writer, b"") == b"\0\0\0\2\0\0"
-    # A reader needs the maximum only; sizes outside 1 to that are refused.
+    # A reader needs only the maximum; other sizes than 1 to the maximum are refused.
     reader = SizedWindowsR(WindowSizes(1, max_bytes=9), size_written=True)
     r = HostileReader(b"\0\0\0\x09abcdefghi" + b"\0\0\0\1j")
     assert read_message(reader, r, 10).content == b"abcdefghij"
@@ -226,7 +226,7 @@ def test_sized_windows_wire_with_sizes() -> None:
 
 @pytest.mark.parametrize("size_written", [False, True])
 def test_a_huge_window_is_padded_in_pieces(size_written: bool) -> None:
-    """It need not fit into memory, on either side."""
+    """The window need not fit into memory, on either side."""
 
     class Counter:
         largest = total = 0
@@ -257,7 +257,7 @@ def test_a_huge_window_is_padded_in_pieces(size_written: bool) -> None:
 
 
 def test_rewindowing_keeps_the_size() -> None:
-    """Content of unknown length copied through a reader into a second limiter: the same number of windows."""
+    """Content of unknown length, copied by a reader to a second limiter, takes the same number of windows."""
     sizes = WindowSizes(2)
     first = wire_of(SizedWindowsW(sizes), b"abc")
     copied = read_message(SizedWindowsR(sizes), HostileReader(first), None).content
@@ -310,7 +310,7 @@ def test_stream_cipher_wire(engine: str) -> None:
 
 
 def test_sealed_wire() -> None:
-    """Taken apart by hand, with the other engine."""
+    """Parsed by hand, with the other engine."""
     wire = wire_of(SealedW(KEY, chunk_bytes=4, engine=get_engine("openssl")), b"abcdefghij")
     salt, rest = wire[:32], wire[32:]
     aead = get_engine("pycryptodome").aead(hkdf_sha256(salt, KEY, b"readwrite_comp sealed 1", 32))
@@ -333,7 +333,7 @@ def _chunks(wire: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def test_sealed_attacks_on_whole_chunks() -> None:
-    """Chunks dropped, repeated, moved, taken from another message, and the end moved: all refused."""
+    """Chunks that are dropped, repeated, moved or from another message, and a moved end: all refused."""
     writer = SealedW(KEY, chunk_bytes=4)
     header, (a, b, c) = _chunks(wire_of(writer, b"abcdefghij"))
     _, (other, _, _) = _chunks(wire_of(writer, b"abcdefghij"))
@@ -397,7 +397,7 @@ def test_wide_block_wire() -> None:
     for index in range(2):
         permutation.decrypt(memoryview(plain)[40 * index : 40 * index + 40], 9 + index)
     assert plain == b"x" * 50 + bytes(30)
-    # The inverse put on undoes a layer, whatever the direction: that is what a proxy does.
+    # Applying the inverse removes a layer, in either direction, as a proxy does.
     assert wire_of(WideBlockW(permutation, first_tweak=9, inverse=True), wire) == plain
     assert read_message(WideBlockR(permutation, first_tweak=8), HostileReader(wire), 50).content != b"x" * 50
     for tweak in (-1, 2**64):

@@ -1,4 +1,4 @@
-"""docs/layers.md: its example is a layer that keeps the contract, in the length it promises."""
+"""docs/layers.md: its example is a layer that keeps the contract, and is as short as stated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTAL
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
-    """What the document's blocks define, run one after the other as a reader would."""
+    """The names that the document's blocks define when they run in order."""
     namespace: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/layers.md", "exec"), namespace)

@@ -19,7 +19,7 @@ block_sizes = st.one_of(st.integers(33, 100), st.sampled_from([33, 48, 64, 996])
 tweaks = st.one_of(st.integers(0, 5), st.integers(0, 2**64 - 1), st.just(2**64 - 1))
 
 
-# The reference: from the design's text only, slow, out of place, one block of AES at a time, with ECB as its
+# The reference, from the design's text only: slow, not in place, one block of AES at a time, with ECB as its
 # only primitive.
 
 
@@ -128,7 +128,7 @@ def test_tweaks_and_keys_separate() -> None:
 
 
 def test_the_last_round_key_acts_on_the_left_half() -> None:
-    """k3 serves the last round only, which changes L alone: so it is with LIONESS, whose keys are drawn
+    """k3 is used in the last round only, which changes L alone: a property of LIONESS, whose keys are drawn
     together.
     """
     block, keys = bytes(996), bytearray(KEYS)

@@ -1,5 +1,5 @@
-"""`EndStream` and `EscapeTerm`, whose readers find the end by a mark: their formats, byte by byte, and
-streams that are cut, corrupted or go on where no writer ends them.
+"""`EndStream` and `EscapeTerm`, whose readers find the end by a mark: their formats, byte by byte, with
+streams that are cut, corrupted or continue after the end.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_end_stream_sends_a_full_window_at_once_and_holds_its_mark_back() -> Non
 
 
 def test_giving_up_before_a_window_promises_none() -> None:
-    """The stream refuses the third window: the message that is ended then has two."""
+    """The stream refuses the third window; a message that ends then has two."""
     writer, w = EndStreamW(4), HostileWriter([4, 5, 0])
     writer.write_header(w)
     for piece in (b"abcd", b"efgh"):
@@ -137,7 +137,7 @@ def test_any_escape_byte(escape: int, content: bytes, buffer_bytes: int) -> None
 
 
 def test_all_content_before_a_wrong_byte_is_delivered() -> None:
-    """Whatever the buffer, and the error only after it."""
+    """With any buffer; the error comes after the content."""
     for size in (1, 2, 3, 64):
         result = read_message(EscapeTermR(0), HostileReader(b"abc\0\0d\0e"), None, splits=(size,))
         assert result.content == b"abc\0d"
@@ -163,7 +163,7 @@ def test_no_flipped_bit_makes_an_end() -> None:
     ],
 )
 def test_a_large_write_is_taken_in_bounded_parts(make_pair: MakePair) -> None:
-    """A stream that refuses for ever: what is taken, and so held, does not depend on what is offered."""
+    """The stream always refuses: the accepted (and buffered) amount does not depend on the offered one."""
     writer, _ = make_pair()
     w = HostileWriter([0] * 10)
     writer.write_header(w)
@@ -213,7 +213,7 @@ def test_escape_term_reads_in_pieces_where_it_can_peek() -> None:
 
 
 class Peeking(HostileReader):
-    """Shows what comes, and refuses, breaks or stops short when it is read all the same."""
+    """Shows bytes by `peek`, but refuses, breaks or ends early when they are read."""
 
     def peek(self, size: int, /) -> bytes:
         return self._data[self.position : self.position + size]

@@ -1,4 +1,4 @@
-"""The original's test cases of layers, limiters and their compositions, by the names that they have there
+"""The original's test cases of layers, limiters and their compositions, with their original names
 (Rust crate *readwrite-comp*): the same sizes, depths and buffer lengths, and the bytes that its tests name.
 
 Its test cipher, which adds a key to every byte, is in `shift`.
@@ -52,7 +52,7 @@ def frames(
     lengths: tuple[int, ...] = (123, 123),
     by_itself: bool = False,
 ) -> bytes:
-    """Frames in a row through the same objects, written and read with buffers of the original's lengths, and
+    """Frames in sequence through the same objects, with buffers of the original's lengths, and
     a marker behind them.
 
     Args:
@@ -175,7 +175,7 @@ def test_multendstream_inc_windows() -> None:
 
 
 def test_suspend() -> None:
-    """A writer lets go, a raw byte goes out, and it ends on the same stream."""
+    """A writer releases its stream, a raw byte is written, and the message ends on the same stream."""
     stream = io.BytesIO()
     comp = CompW(stream, ShiftW(1, 1))
     comp.write(b"ab")
@@ -188,7 +188,7 @@ def test_suspend() -> None:
 
 
 def test_suspend2() -> None:
-    """As above, of a stack, and read back the same way."""
+    """The same with a stack, which also reads it."""
     stream = io.BytesIO()
     comp = CompW(stream, CompExtW(ShiftW(1, 1), ShiftW(2, 1)))
     comp.write(b"ab")
@@ -218,7 +218,7 @@ def test_read_end_multi_pad() -> None:
 
 
 def test_constant_size() -> None:
-    """Copied by one who does not know the length into a second limiter: the size stays."""
+    """Copied to a second limiter by code that does not know the length: the size is unchanged."""
     content = b"abc"
     for _ in range(3):
         w = HostileWriter()
@@ -325,7 +325,7 @@ def test_windows_test(sizes: WindowSizes, size_written: bool, buffer_bytes: int)
     writer = SizedWindowsW(sizes, size_written=size_written)
     reader = SizedWindowsR(sizes, size_written=size_written)
     frames(writer, reader, write_bytes=buffer_bytes, read_bytes=buffer_bytes, lengths=(150, 150))
-    # A reader that takes some of the padding for content, and then ends.
+    # A reader that mistakes some padding for content, and then ends.
     stream = io.BytesIO(wire_of(writer, bytes(150)) + bytes([MARKER]))
     reader.read_header(stream)
     read_exact_from(reader, stream, bytearray(155))

@@ -1,4 +1,4 @@
-"""Engines: official vectors, and the two compared call by call."""
+"""Engines: official vectors, and each call compared between the two."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load(folder: str, expected_count: int) -> list[dict[str, bytes]]:
 
 
 def outcome(call: Callable[[], bytes]) -> tuple[str, bytes | str]:
-    """What a call did, in a form that can be compared between engines."""
+    """The outcome of a call, in a form that can be compared between engines."""
     try:
         return "value", call()
     except LayerError as error:

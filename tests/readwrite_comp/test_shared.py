@@ -59,7 +59,7 @@ def test_handles_in_stacks() -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_handle_alone_in_a_stack_does_its_work(name: str) -> None:
-    """It once wrote its content as it was, and its reader agreed: so each side is met by the bare layer."""
+    """A bug wrote content unencrypted, and its reader accepted it: so each side meets the bare layer here."""
     content = b"attack at dawn" * 5
     for shared_writes in (True, False):
         writer, reader = LAYERS[name]()
@@ -118,7 +118,7 @@ def test_the_other_holder_is_refused_until_the_end() -> None:
 
 
 def test_a_refused_call_keeps_the_layer() -> None:
-    """A header of which a part is written belongs to the one who began it."""
+    """A partly written header belongs to the handle that began it."""
     one, w = SharedW(SealedW(KEY)), HostileWriter([5, 0])
     two = one.share()
     with pytest.raises(BlockingIOError):
@@ -162,7 +162,7 @@ def test_a_reset_gives_it_back() -> None:
 
 
 def test_a_call_from_within_a_call() -> None:
-    """A stream below that uses the very layer that writes to it."""
+    """The stream uses the same layer that writes to it."""
     shared = SharedW(IdentityW())
 
     class Loop:
@@ -172,7 +172,7 @@ def test_a_call_from_within_a_call() -> None:
     shared.write_header(HostileWriter())
     with pytest.raises(InUse, match="is running"):
         shared.write_into(Loop(), b"x")
-    # The inner call has changed nothing; to the outer one its stream has broken.
+    # The inner call has changed nothing; the outer call sees a broken stream.
     assert shared.phase is Phase.FAILED
     shared.reset()
     w = HostileWriter()
@@ -220,7 +220,7 @@ def test_a_dropped_handle_does_not_keep_a_shared_layer_in_use() -> None:
 
 
 def test_two_file_like_objects_over_one_layer() -> None:
-    """Without handles: both were made while it was free, the second use is refused, and leaves no trace."""
+    """Without handles: both were made while it was free. The second use is refused and changes nothing."""
     stream, writer = io.BytesIO(), EscapeTermW()
     one, two = CompW(stream, writer), CompW(stream, writer)
     one.write(b"abc")

@@ -140,7 +140,7 @@ def test_corruption(
     )
 
 
-# Each example is a whole run of the kit; the single checks above are the ones that the profile makes longer.
+# Each example is a whole run of the kit; hypothesis profiles lengthen only the single checks above.
 @settings(max_examples=12)
 @given(names=stacks)
 def test_kit(names: list[str]) -> None:
@@ -169,8 +169,8 @@ DEPTH = 128
 
 
 def _deep_mixed() -> Pair:
-    """128 layers, no two of which can be joined. Windows are large against the
-    content, or the padding of each would grow the next without bound.
+    """128 layers, no two of which can be joined. Windows are large compared with the
+    content; otherwise each layer's padding would enlarge the next without bound.
     """
     makers: list[MakePair] = [
         lambda: (StreamCipherW(KEY), StreamCipherR(KEY)),
@@ -185,7 +185,7 @@ def _deep_mixed() -> Pair:
         lambda: (WideBlockW(lioness(256)), WideBlockR(lioness(256))),
         lambda: (PaddedWindowsW(4096), PaddedWindowsR(4096)),
     ]
-    # The two windowed layers that multiply stand once in 16: elsewhere a transparent one takes their place.
+    # The two windowed layers that multiply bytes occur once in 16; elsewhere a transparent one replaces them.
     pairs = []
     for index in range(DEPTH):
         kind = index % 8
@@ -235,7 +235,7 @@ def test_depth_costs_no_python_stack(make_pair: MakePair) -> None:
     writer, reader = make_pair()
     depth = len(inspect.stack(0))
     limit = sys.getrecursionlimit()
-    # Far less than one frame for each layer is left.
+    # Far less than one Python frame per layer.
     sys.setrecursionlimit(depth + 40)
     try:
         w = HostileWriter()
@@ -280,7 +280,7 @@ def test_joined_stream_ciphers_are_read_by_separate_ones(content: bytes, depth: 
 
 
 def test_bytes_opened_by_an_outer_layer_are_passed_on_in_one_piece() -> None:
-    """Else the two bytes that `EscapeTerm` is sure of would each cost a turn through the stack."""
+    """Otherwise each pair of bytes that `EscapeTerm` may read would cost a pass through the stack."""
     content = bytes(range(256)) * 16
     stream = io.BytesIO(_written([MultiWExt([SealedW(KEY, chunk_bytes=512), EscapeTermW()])], content))
     reader, reads = MultiRExt([SealedR(KEY, chunk_bytes=512), EscapeTermR()]), 0
@@ -375,7 +375,7 @@ def test_what_cannot_be_stacked() -> None:
 
 
 def test_a_stack_holds_little_when_refused() -> None:
-    """A stream that takes nothing: the stack takes a few windows and then refuses, instead of growing."""
+    """The stream accepts nothing: the stack accepts a few windows and then refuses, instead of growing."""
     writer = MultiWExt([SealedW(KEY, chunk_bytes=64), PaddedWindowsW(64), SealedW(KEY, chunk_bytes=64)])
     w = HostileWriter(itertools.chain([1 << 20], itertools.repeat(0)))
     writer.write_header(w)

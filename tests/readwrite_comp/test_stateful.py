@@ -1,10 +1,10 @@
-"""A stack driven through anything, with a plain `bytearray` as the model (hypothesis, stateful).
+"""A stack under random operations, with a plain `bytearray` as the model (hypothesis, stateful).
 
 Writer and reader are file-like objects over one stack of up to 6 layers. The wire is a row of segments: a
-writer that is lent to another stream begins a new one, and the reader follows where a segment is over. Each
-message has its own model: what was written, and how much of it was read. Invariant: what is read is a prefix
-of what was written, unless somebody has changed the wire; then it is of bounded length, or an error that is
-documented. Only every third message may be changed, or hardly one would ever arrive.
+writer that moves to another stream begins a new one, and the reader follows at the end of a segment. Each
+message has its own model: the written bytes, and the number read. Invariant: the bytes read are a prefix of
+the bytes written. If the wire was changed, they are of bounded length, or reading raises a documented error.
+Only every third message may be changed; otherwise hardly one would arrive.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FOREIGN = b"not ours"
 
 
 class Segment:
-    """One stream: bytes in, bytes out, and a script of its answers. Where its bytes are over it refuses, or,
+    """One stream: bytes in, bytes out, and a script of its answers. After its bytes it refuses, or,
     once `is_cut`, ends.
     """
 
@@ -111,10 +111,10 @@ class Stack(RuleBasedStateMachine):
         self.comp = CompW(self.segments[0], self.writer)
         self.source = CompR(self.segments[0], self.reader)
 
-    # The ways of a caller.
+    # The steps of a caller.
 
     def persist(self, call: Callable[[], T]) -> T:
-        """Repeat a writing call until it goes through: scripts are short, so it must."""
+        """Repeat a writing call until it succeeds, as it must because scripts are short."""
         for _ in range(MAX_CALLS):
             try:
                 return call()
@@ -123,8 +123,8 @@ class Stack(RuleBasedStateMachine):
         raise AssertionError("the writer hangs")
 
     def try_read(self, call: Callable[[], T]) -> T | None:
-        """Make a reading call until it goes through; None when all that was written is read. Where a segment
-        is over the reader follows to the next one.
+        """Repeat a reading call until it succeeds; None when all written bytes are read. After a segment
+        the reader follows to the next one.
         """
         for _ in range(MAX_CALLS):
             try:
@@ -147,7 +147,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_ended)
     @rule(data=st.binary(min_size=1, max_size=90), script=answers)
     def write(self, data: bytes, script: list[int]) -> None:
-        """One call: the model grows by what it took."""
+        """One call: the accepted bytes are added to the model."""
         self.segments[-1].script = script
         try:
             count = self.comp.write(data)
@@ -159,8 +159,8 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_ended)
     @rule(data=st.binary(min_size=1, max_size=90), script=answers)
     def break_stream(self, data: bytes, script: list[int]) -> None:
-        """An error of the stream itself. Either nothing was taken and the message continues, or the writer
-        refuses to go on with it; what is on the wire by then is a beginning of what was written.
+        """An error of the stream itself. Either nothing was accepted and the message continues, or the writer
+        refuses to continue it; the wire then holds a beginning of the written bytes.
         """
         self.segments[-1].script = [*script, -1]
         try:
@@ -177,7 +177,7 @@ class Stack(RuleBasedStateMachine):
             self.segments[-1].script = []
 
     def given_up(self, data: bytes) -> None:
-        """The reader finds what was written, maybe with the content that the break made doubtful, and that
+        """The reader finds the written bytes, possibly with content from the call that broke, and that
         the message is cut.
         """
         for segment in self.segments[self.read_from :]:
@@ -217,7 +217,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_ended and len(self.segments) < 5)
     @rule(script=answers)
     def lend(self, script: list[int]) -> None:
-        """The writer returns its stream with no owed bytes, and continues on another one."""
+        """The writer leaves its stream with no pending bytes, and continues on another."""
         self.segments[-1].script = script
         lent = self.persist(self.comp.suspend)
         assert lent is self.segments[-1]
@@ -229,7 +229,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: self.message_count % 3 == 0)
     @rule(position=st.integers(0, 10_000), mask=st.integers(1, 255))
     def corrupt(self, position: int, mask: int) -> None:
-        """Change a byte that is under way."""
+        """Change a byte in transit."""
         segment = self.segments[self.read_from]
         if segment.unread:
             segment.data[segment.position + position % segment.unread] ^= mask
@@ -238,7 +238,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: self.message_count % 3 == 0)
     @rule(position=st.integers(0, 10_000), inserted=st.binary(min_size=1, max_size=20))
     def insert(self, position: int, inserted: bytes) -> None:
-        """Put bytes among those that are under way."""
+        """Insert bytes among those in transit."""
         segment = self.segments[self.read_from]
         at = segment.position + position % (segment.unread + 1)
         segment.data[at:at] = inserted
@@ -247,7 +247,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: self.message_count % 3 == 0)
     @rule(position=st.integers(0, 10_000), count=st.integers(1, 40))
     def remove(self, position: int, count: int) -> None:
-        """Take bytes out of those that are under way."""
+        """Remove bytes from those in transit."""
         segment = self.segments[self.read_from]
         at = segment.position + position % (segment.unread + 1)
         del segment.data[at : at + count]
@@ -256,7 +256,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: self.message_count % 3 == 0)
     @rule(keep=st.integers(0, 10_000))
     def cut(self, keep: int) -> None:
-        """The wire ends here: what is under way beyond is lost, and what is written from now on too."""
+        """The wire ends here: later bytes in transit are lost, and so are all bytes written from now on."""
         segment = self.segments[self.read_from]
         del segment.data[segment.position + keep % (segment.unread + 1) :]
         del self.segments[self.read_from + 1 :]
@@ -287,7 +287,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: self.is_ended)
     @rule(script=answers)
     def read_all(self, script: list[int]) -> None:
-        """Read what is left, and the end; all of it must have come. Then the next message begins."""
+        """Read the rest and the end; all content must have arrived. Then the next message begins."""
         self.segments[self.read_from].script = script
         limit = None if self.reader.ends is Ending.EXACT else len(self.written)
         try:
@@ -321,7 +321,7 @@ class Stack(RuleBasedStateMachine):
         self.start_over()
 
     def start_over(self) -> None:
-        """After a spoilt message: both sides drop it, and are as new."""
+        """After a damaged message, both sides drop it and start anew."""
         if not self.comp.closed:
             self.comp.abandon()
         self.source.abandon()

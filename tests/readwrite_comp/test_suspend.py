@@ -42,7 +42,7 @@ from .pairs import KEY, contents, is_authenticated, lioness, scripts, stack_of, 
 def test_a_message_over_many_streams(
     names: list[str], content: bytes, pieces: list[int], script: list[int]
 ) -> None:
-    """A writer that changes its stream after every piece; the reader changes where each stream is over. It
+    """A writer that changes its stream after every piece; the reader changes at the end of each stream. It
     never finds a byte on the wrong one.
     """
     writer, reader = stack_of(names)()
@@ -67,7 +67,7 @@ def test_a_message_over_many_streams(
             continue
 
     class Segment:
-        """What is on one stream; then it refuses."""
+        """The bytes of one stream; after them it refuses."""
 
         def __init__(self, data: bytes) -> None:
             self.rest = io.BytesIO(data)
@@ -94,7 +94,7 @@ def test_a_message_over_many_streams(
             source.resume(next(segments))
     assert got == content
     if is_authenticated(names):
-        # Windows of a fixed size may have been left to the last stream; at least its end went there.
+        # Windows of a fixed size may all be on the last stream; at least the end is there.
         assert len(streams[-1].data) > 0
 
 
@@ -120,7 +120,7 @@ def test_a_raw_byte_between() -> None:
 
 
 def test_owed_bytes_are_written_first() -> None:
-    """Part of a sealed chunk is on the stream: the other part must follow there, not on the next one."""
+    """A part of a sealed chunk is on the stream: the rest must follow there, not on the next one."""
     old, new = HostileWriter([32, 7, 0, 3, 0, 2, 0, 1, 0]), HostileWriter()
     comp = CompW(old, MultiWExt([SealedW(KEY, chunk_bytes=4), IdentityW()]))
     comp.write(b"abcdefgh")
@@ -131,7 +131,7 @@ def test_owed_bytes_are_written_first() -> None:
     assert len(old.data) == 32 + 2 * (4 + 4 + 16)
     comp.resume(new)
     comp.close()
-    # Whole chunks were written at once: an empty one marks the end.
+    # Full chunks were written immediately, so an empty one marks the end.
     assert len(new.data) == 4 + 16
     with CompR(HostileReader(bytes(old.data + new.data)), SealedR(KEY)) as source:
         assert source.read() == b"abcdefgh"
@@ -187,7 +187,7 @@ def test_before_the_header_nothing_is_written() -> None:
 
 
 def test_settling_closes_nothing() -> None:
-    """In any phase, and content that is held back for a block stays held."""
+    """In any phase, and content that waits for a full block keeps waiting."""
     writer, w = MultiWExt([WideBlockW(lioness(40)), PaddedWindowsW(7)]), HostileWriter()
     writer.settle_into(w)
     writer.write_header(w)
@@ -222,7 +222,7 @@ def test_an_error_at_close_is_raised() -> None:
     comp = CompW(FailsAtEnd(32), SealedW(KEY))
     with pytest.raises(BrokenPipeError):
         leave()
-    # The block is over, so no retry is possible.
+    # The `with` block has ended, so no retry is possible.
     assert comp.closed
     comp = CompW(FailsAtEnd(32), SealedW(KEY))
     comp.write(b"abc")

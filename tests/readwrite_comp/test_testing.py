@@ -1,4 +1,4 @@
-"""The kit is tested by layers that break one promise each: it must find every one, and say what."""
+"""The kit is tested with layers that each break one rule: it must find and name every violation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .pairs import KEY, lioness
 
 
 class LosesOnRefusal(ExtWrite):
-    """Takes content that the stream has refused."""
+    """Accepts content that the stream refused."""
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         try:
@@ -43,7 +43,7 @@ class LosesOnRefusal(ExtWrite):
 
 
 class RepeatsOnRefusal(ExtWrite):
-    """Writes a byte at a time and forgets, on a refusal, which ones have gone."""
+    """Writes single bytes and forgets, on a refusal, which were written."""
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         for index in range(len(view)):
@@ -67,7 +67,7 @@ class EndsTwice(ExtWrite):
 
 
 class ReadsAhead(ExtRead):
-    """Fetches more than it was asked for."""
+    """Reads more than requested."""
 
     _ahead = b""
 
@@ -99,7 +99,7 @@ class HangsAtEnd(ExtRead):
 
 
 class ForgetsItsError(PaddedWindowsR):
-    """Calls after an error are not refused by it."""
+    """Does not refuse calls after an error."""
 
     def _fail(self, error: RemoteLayerError) -> None:
         self._phase = Phase.CONTENT
@@ -145,14 +145,14 @@ class KeepsOldState(PaddedWindowsW):
 
 
 class DropsOnFlush(PaddedWindowsW):
-    """Forgets what it holds."""
+    """Loses the bytes that it holds."""
 
     def _flush(self) -> None:
         self._start()
 
 
 class SendsTwice(EndStreamW):
-    """Begins its window again where a refusal has interrupted it."""
+    """Starts its window again after a refusal."""
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         count = super()._take(w, view)
@@ -170,7 +170,7 @@ class TakesBeforeItRefuses(EndStreamW):
 
 
 class CountsPadding(PaddedWindowsR):
-    """Gives the padding out as content."""
+    """Returns the padding as content."""
 
     def _open_window(self, r: ByteReader) -> bool:
         super()._open_window(r)
@@ -250,7 +250,7 @@ class WritesSmallerAndSmaller(ExtWrite):
 
 
 class GoesOnWhenBroken(SealedW):
-    """Has taken content when its stream breaks, and takes it again."""
+    """Accepts content again that it had accepted when its stream broke."""
 
     def write_into(self, w: ByteWriter, data: bytes | bytearray | memoryview) -> int:
         try:
@@ -267,7 +267,7 @@ class SaysMoreThanItHas(PaddedWindowsR):
 
 
 class ReadsOnUntilFull(ExtRead):
-    """Calls the stream again after it has content, and loses that when this call breaks."""
+    """Calls the stream again although it has content, and loses the content when this call breaks."""
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
         done = read_some(r, view)

@@ -1,4 +1,4 @@
-"""Whole pieces of content: write all, read exactly, read to the end; also over streams that refuse."""
+"""Complete contents: write all, read exactly, read to the end; also over streams that refuse."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_content_that_ends_too_early() -> None:
         read_exact_from(reader, r, buffer)
     assert buffer == b"abc\0\0"
     read_exact_from(reader, r, bytearray())
-    # The layer itself is well.
+    # The layer itself still works.
     assert reader.phase is Phase.CONTENT
     reader.read_end(r)
 

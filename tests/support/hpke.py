@@ -22,7 +22,7 @@ def seal_with_ephemeral(
 ) -> bytes:
     """Return enc ‖ ciphertext ‖ tag with `ephemeral`, the vector's skEm (RFC 9180, sections 4 to 6.1)."""
     sender = engine.x25519_private(ephemeral)
-    engine.hpke_seal(public, b"", b"")  # refuses what it refuses as a receiver
+    engine.hpke_seal(public, b"", b"")  # refuses invalid receiver keys
     key, nonce = key_and_nonce(sender.exchange(public), sender.public + public, info)
     return sender.public + engine.layers.aead(key).seal(nonce, plaintext, aad)
 

@@ -1,4 +1,4 @@
-"""A frame that fails at one hop, in memory: how far it got, and the STATUS that returns.
+"""A frame that fails at one hop, in memory: how far it comes, and the STATUS that returns.
 
 As in `tests/tunnel/exchange.py`, every hop opens its header and relays the chunks. The failing hop makes a
 STATUS by the flags of its slot, and each earlier hop passes it on by the flags of its own.

@@ -1,7 +1,7 @@
 """A whole exchange in memory, in any reply mode: Alice's query, Bob's replies, every frame on every link.
 
-Each step is a call that a node makes, on the bytes that it has. The bytes of each link and the headers that
-each proxy opened are kept for the tests that attack them.
+Each step is a call that a node makes with the bytes that it has. The bytes of each link and the headers that
+each proxy opened are recorded for the tests of attacks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MESSAGE_MODES = [mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED
 
 @dataclass(frozen=True)
 class Pace:
-    """How bytes are offered and asked for: sizes of pieces, and scripts of the streams (0 refuses a call)."""
+    """How bytes are offered and requested: sizes of pieces, and scripts of the streams (0 refuses a call)."""
 
     write: Sequence[int] = (1 << 20,)
     read: Sequence[int] = (1 << 16,)
@@ -69,7 +69,7 @@ def receive(layer: ExtRead, wire: bytes, pace: Pace = PLAIN) -> tuple[bytes, Lay
 
 @dataclass(frozen=True)
 class Cast:
-    """Alice, the proxies of the query in their order, Bob, and the proxies of another way back in theirs."""
+    """Alice, the proxies of the query in order, Bob, and the proxies of another reply route in order."""
 
     alice: Peer
     proxies: Sequence[Peer]
@@ -93,12 +93,12 @@ class Cast:
 
 @cache
 def _peers(count: int) -> list[Peer]:
-    """Made once: headers are new each time, so the entries of the replay tables do no harm."""
+    """Made once: headers are new each time, so old entries in the replay tables have no effect."""
     return make_peers(count)
 
 
 def cast_of(count: int, *, engine: TunnelEngine | None = None, random_seed: int | None = None) -> Cast:
-    """Peers for routes of `count` nodes, Alice and Bob among them, as the original counts."""
+    """Peers for routes of `count` nodes, Alice and Bob included, as the original counts."""
     total = 2 * count - 2
     if engine is None and random_seed is None:
         peers = _peers(total)
@@ -237,7 +237,7 @@ def _cached(cast: Cast, done: Exchange, answer: bytes, pace: Pace) -> Reply:
 
 
 def walk_back(cast: Cast, done: Exchange, body: bytes, first: int | None = None) -> list[bytes]:
-    """Take chunks over the backward halves: as they stand on each link, Bob's first.
+    """Carry chunks over the backward halves. Returns the bytes on each link, Bob's first.
 
     Args:
         first: begin at this proxy of the query (0 = Alice's first), as if `body` had just reached it.

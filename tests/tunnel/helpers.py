@@ -106,7 +106,7 @@ class _MixedLayers:
 
 
 def mixed_engine(seed: int) -> TunnelEngine:
-    """An engine that makes each call in one of the two, drawn from `seed`: a network of unlike nodes in one
+    """An engine that makes each call in one of the two, drawn from `seed`: a mixed network in one
     object.
     """
     rng = random.Random(seed)
@@ -128,7 +128,7 @@ engines = st.integers(0, 2**32 - 1).map(mixed_engine)
 
 
 def seeded_bytes(seed: int) -> Callable[[int], bytes]:
-    """A source of bytes that gives the same ones for the same seed."""
+    """A source of bytes that returns the same bytes for the same seed."""
     return random.Random(seed).randbytes
 
 
@@ -201,7 +201,7 @@ def written(
 
 
 def read_all(layer: ExtRead, wire: bytes) -> tuple[bytes, LayerError | None, int]:
-    """One message from `wire`: content up to its end or the error, the error, how many bytes were read."""
+    """Read one message from `wire`. Returns its content up to an error, the error, and the bytes read."""
     r = HostileReader(wire)
     result = read_message(layer, r, None)
     return result.content, result.error, r.position
@@ -248,7 +248,7 @@ class Relayed:
 def relay_frame(
     frame: bytes, profile: Profile, peers: Sequence[Peer], *, origin: bytes, now_s: float = NOW_S
 ) -> Relayed:
-    """Take `frame` from `origin` over `peers`; the slots of all but the last must order a relay to the next.
+    """Carry `frame` from `origin` over `peers`; the slots of all but the last must order a relay to the next.
 
     Each opens the header and applies `decrypt` of its forward layer chunk by chunk, as a proxy does.
     """

@@ -1,4 +1,4 @@
-"""Shared by the tests of the multiplexer: two of them joined in memory, and a peer that sends anything."""
+"""Helpers of the tests of the multiplexer: two of them joined in memory, and a peer that sends any bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY_1, KEY_2 = bytes(range(32)), bytes(range(32, 64))
 
 
 class Flag:
-    """A notifier that only remembers."""
+    """A notifier that records whether it was set."""
 
     __slots__ = ("is_set",)
 

@@ -1,4 +1,4 @@
-"""Statuses on their way over a route in memory, for the tests of STATUS and the attacks on it."""
+"""Statuses carried over a route in memory, for the tests of STATUS and of attacks on it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def carry(
     on_input: dict[int, Tamper] | None = None,
     engine: TunnelEngine = OPENSSL,
 ) -> list[bytes]:
-    """A STATUS from hop `origin` back to Alice: what leaves each hop, hop 0's last. Hop i holds it i + 1 ms.
+    """Carry a STATUS from hop `origin` to Alice. Returns each hop's output. Hop i holds it i + 1 ms.
 
     Args:
         on_input, on_output: what a hop does to a STATUS before, or after, it wraps it as it should.

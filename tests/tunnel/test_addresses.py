@@ -100,7 +100,7 @@ def test_allowed(host: str) -> None:
 def test_other_notations_of_an_address_mean_the_same_or_are_refused(address: ipaddress.IPv4Address) -> None:
     assert is_public(f"::ffff:{address}") == is_public(str(address))
     assert network_group(f"::ffff:{address}") == network_group(str(address))
-    # Those that a translator on the way would turn into another address are refused, whatever it is.
+    # Addresses that a translator would turn into another address are refused, whatever that is.
     assert not is_public(str(ipaddress.IPv6Address((0x64FF9B << 96) | int(address))))
     assert not is_public(str(ipaddress.IPv6Address((0x2002 << 112) | (int(address) << 80))))
 
@@ -146,7 +146,7 @@ def test_addresses_of_a_declared_range_are_dialled_and_do_not_show_owners() -> N
 
 
 def test_ranges_may_come_as_a_list() -> None:
-    """The error would come late otherwise: with the first private address that a node is to dial."""
+    """Otherwise the error would come late, with the first private address that a node dials."""
     ranges: Any = [ipaddress.ip_network("10.8.0.0/16")]
     assert AddressRules(private=ranges).dialable(at("10.8.3.1").addresses)
 
@@ -172,7 +172,7 @@ def test_a_range_that_may_be_declared(text: str) -> None:
     ["0.0.0.0/0", "10.0.0.0/7", "1.2.3.0/24", "169.254.0.0/16", "224.0.0.0/8", "::/0", "fe80::/10"],
 )
 def test_a_range_that_may_not(text: str) -> None:
-    """Among them link-local addresses: the services of routers and clouds are there."""
+    """They include link-local addresses, which have the services of routers and clouds."""
     network = ipaddress.ip_network(text)
     with pytest.raises(LocalTunnelError, match="not a private range: expected a part of"):
         AddressRules(private=(network,))

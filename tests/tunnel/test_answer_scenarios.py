@@ -1,7 +1,7 @@
-"""The scenario vectors of what follows a reply by block: a STATUS handed on, a frame along a block of Bob's.
+"""The scenario vectors of events after a reply by block: a STATUS passed on, a frame along a block of Bob's.
 
 Each is read by the library with both engines, and by the implementation that was written from the document.
-That the engines make the files again is in `test_scenarios`.
+`test_scenarios` checks that the engines make the files again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ by_library = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engin
 
 
 def query_of(scenario: dict[str, Any], engine: TunnelEngine) -> OutgoingQuery:
-    """What Alice kept of her query."""
+    """Alice's record of her query."""
     profile = Profile.from_byte(scenario["profile"])
     ids = {name: bytes.fromhex(node["id"]) for name, node in scenario["nodes"].items()}
     there = Route((ids["proxy 1"], ids["proxy 2"]), ids["bob"])
@@ -230,7 +230,7 @@ def test_the_second_implementation_continues_as_well(name: str) -> None:
     ]
     assert [answer.content.hex() for answer in answers] == scenario["answers"]
     assert {len(answer.head.blocks) for answer in answers} <= {2 if scenario["wants_blocks"] else 0}
-    # A follow-up has an id of its own, which is that of all its blocks.
+    # A follow-up has its own id, which all its blocks share.
     assert len({reply.query_id, further.query_id, *(answer.query_id for answer in answers)}) == (
         3 if answers else 2
     )

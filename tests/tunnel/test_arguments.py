@@ -1,4 +1,4 @@
-"""Names in place of enums, and arguments of the wrong kind: taken or refused where they come in."""
+"""Names in place of enums, and arguments of a wrong kind: accepted or refused at the call."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_engine_is_found_by_name_or_given() -> None:
         LocalNetwork(peers=2, engine="rot13")
 
 
-# What the calls of nodes and clients refuse: (arguments, options), the error, a word of it.
+# Refused calls of nodes and clients: (arguments, options), the error, a word of its text.
 IDS = {
     "hex": (lambda net: net[3].id.hex(), TypeError, "bytes.fromhex"),
     "a node": (lambda net: net[3], TypeError, "Node's `id`"),
@@ -337,7 +337,7 @@ NODES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize(("given", "kind", "word"), NODES.values(), ids=NODES.keys())
 def test_what_a_node_is_made_of_is_checked_at_once(given: Any, kind: Any, word: str) -> None:
-    """Otherwise the node would run, and others would refuse it; or `own` would protect nothing."""
+    """Otherwise the node would run, but others would refuse it, or `own` would protect nothing."""
     with Reactor() as reactor, pytest.raises(kind, match=word):
         Node(
             **{

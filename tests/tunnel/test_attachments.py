@@ -1,4 +1,4 @@
-"""The layout of attachments: round trips however it is cut, and every wrong byte is one documented error."""
+"""The layout of attachments: round trips in any pieces, and one documented error for every wrong byte."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE = b"\x01\x01a\x00\x00\x00\x02hi\x00\x00\x00\x00" + hashlib.sha256(b"hi").dig
 
 
 def parse(message: bytes, step: int = 1 << 30, most: int = 16) -> list[tuple[str, bytes, bytes]]:
-    """(name, content, digest) of each attachment of a message that is fed in pieces."""
+    """(name, content, digest) of each attachment of a message that arrives in pieces."""
     parser = AttachmentParser(most=most)
     found: list[tuple[str, bytes, bytes]] = []
     for start in range(0, len(message), step):

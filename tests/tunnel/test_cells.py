@@ -1,4 +1,4 @@
-"""Link cells: each type there and back, and any bytes are cells or LinkError."""
+"""Link cells: each type packed and parsed, and any bytes are cells or LinkError."""
 
 from __future__ import annotations
 
@@ -169,5 +169,5 @@ def test_any_changed_bit_on_the_wire_ends_the_link(seed: int, place: int) -> Non
     except LinkError:
         assert link.b.error is not None
     else:
-        # A record that claims to be longer is waited for: it does not open when it is there.
+        # A record with a larger length is awaited, and does not open when it has arrived.
         assert link.b.has_partial_record

@@ -1,4 +1,4 @@
-"""The messages of the control socket: what one side packs the other reads, and nothing else."""
+"""The messages of the control socket: one side reads what the other packs, and refuses other bytes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ outcomes = st.builds(
 
 
 def body(message: bytes, *, is_node: bool) -> bytes:
-    """The body of a whole message, as the other side gets it."""
+    """The body of a complete message, as the other side receives it."""
     parser = MessageParser(CLIENT_BODY_BYTES if is_node else NODE_BODY_BYTES, is_node=is_node)
     parser.feed(message)
     found = parser.next()

@@ -54,7 +54,7 @@ def test_a_loop_returns_to_its_sender(hops: int, profile: Profile) -> None:
 
 
 def test_loops_that_cannot_be() -> None:
-    """One proxy would have to send it back to its sender, which every node refuses."""
+    """A single proxy would have to return it to its sender, which every node refuses."""
     alice, proxy, other = PEERS[:3]
     for route in (
         Route((), alice.id),

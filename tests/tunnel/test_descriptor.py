@@ -1,4 +1,4 @@
-"""Descriptors: what was signed comes back, and nothing else does."""
+"""Descriptors: signed fields are read back, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def body_of(fields: list[Field]) -> bytes:
 
 
 def signed(body: bytes) -> bytes:
-    """Any bytes, with a good signature: the node itself is hostile."""
+    """Any bytes with a valid signature: the node itself is hostile."""
     return body + OPENSSL.ed25519_sign(SEED, body)
 
 
@@ -131,7 +131,7 @@ def test_address_bytes(host: str, packed: str) -> None:
 
 
 def test_an_ipv4_address_written_as_ipv6_becomes_ipv4() -> None:
-    # One node, one address: otherwise checks for private ranges could be walked around.
+    # Without the reduction, checks for private ranges could be evaded.
     assert Address.unpack(Address("::ffff:10.0.0.1", 1).pack()) == Address("10.0.0.1", 1)
 
 
@@ -184,7 +184,7 @@ def test_random_fields_with_a_good_signature(rest: bytes) -> None:
     )
 )
 def test_random_tlv_with_a_good_signature(fields: list[Field]) -> None:
-    """Whatever a node signs: a descriptor of that node, or DescriptorError."""
+    """Any signed bytes are a descriptor of that node, or DescriptorError."""
     try:
         parsed = Descriptor.parse(signed(body_of(fields)), OPENSSL)
     except DescriptorError:

@@ -40,7 +40,7 @@ def test_the_highest_sequence_number_wins(order: list[int]) -> None:
     assert found is not None
     assert found.sequence == max(order)
     assert len(directory) == 1
-    # Of equals the last: a node that signs twice within a second means the second.
+    # Of equal ones the last: a node that signs twice within a second means the second.
     assert found.expiry == max(at for at, number in enumerate(order) if number == max(order))
 
 

@@ -1,4 +1,4 @@
-"""Signatures: one verdict from both engines, on forged ones too that no library would make."""
+"""Signatures: both engines agree, also about forged ones that no library would make."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def verdict(public: bytes, message: bytes, signature: bytes) -> str:
 def forge(
     secret: int, nonce: int, message: bytes, *, key: edwards.Point, nonce_extra: edwards.Point
 ) -> tuple[bytes, int]:
-    """Sign as a signer may who breaks the rules: any points as key and nonce. Returns (signature, k)."""
+    """Sign against the rules, with any points as key and nonce. Returns (signature, k)."""
     nonce_point = edwards.encode(edwards.add(edwards.multiply(nonce, edwards.BASE), nonce_extra))
     digest = hashlib.sha512(nonce_point + edwards.encode(key) + message).digest()
     k = int.from_bytes(digest, "little") % edwards.ORDER
@@ -67,7 +67,7 @@ def forge(
 
 
 def test_signature_that_only_the_cofactor_lets_pass() -> None:
-    """R with a part of order 8: pycryptodome alone takes it, OpenSSL alone does not; here both refuse."""
+    """R with a part of order 8: pycryptodome itself accepts it, OpenSSL does not; here both refuse."""
     secret, nonce, torsion = 12_345, 67_890, edwards.torsion_point()
     key = edwards.multiply(secret, edwards.BASE)
     honest, _ = forge(secret, nonce, b"m", key=key, nonce_extra=edwards.IDENTITY)
@@ -122,7 +122,7 @@ def test_keys_of_low_order_are_refused_in_every_encoding() -> None:
 
 @given(seed=keys, message=st.binary(max_size=20))
 def test_s_beyond_the_order_is_refused(seed: bytes, message: bytes) -> None:
-    """s + L fits the equation too; RFC 8032 refuses it, or else anyone could make a second signature."""
+    """s + L fits the equation too. RFC 8032 refuses it, because anyone could make a second signature."""
     signature = OPENSSL.ed25519_sign(seed, message)
     s = int.from_bytes(signature[32:], "little") + edwards.ORDER
     again = signature[:32] + s.to_bytes(32, "little")

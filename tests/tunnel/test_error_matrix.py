@@ -1,9 +1,9 @@
 """An error at every position: each reply mode × error mode × number of peers × place × moment, in memory.
 
-Before the transfer: the hop refuses the header, and the one before it tells. During: some chunks have passed.
-After: all have, and a reply too. In the modes with reply blocks the way back fails at each of its places as
-well, and Bob, who cannot read what he is told of it, hands it on. Error modes are those of the frame that
-fails; the way of a reply block has mode `status`.
+Before the transfer: the hop refuses the header, and the previous one reports. During: some chunks have
+passed. After: all have passed, and a reply too. In the modes with reply blocks the reply path also fails at
+each place, and Bob passes on its status, which he cannot read. Error modes are those of the frame that fails;
+a reply path has mode `status`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def query_of(cast: Cast, mode: ReplyMode, error_mode: ErrorMode, profile: Profil
 
 
 def check(report: Report | None, error_mode: ErrorMode, hop: int, last: int, *, about_next: bool) -> None:
-    """The report names the place, as far as the error mode can, and blames no other node."""
+    """Check that the report names the place, as far as the error mode can, and blames no other node."""
     if error_mode is ErrorMode.NONE and hop == last:
         assert report is None  # Bob sends none; the proxies' still arrive
         return
@@ -70,7 +70,7 @@ def check(report: Report | None, error_mode: ErrorMode, hop: int, last: int, *, 
 def fail_query(
     cast: Cast, mode: ReplyMode, error_mode: ErrorMode, profile: Profile, hop: int, when: str, pace: Pace
 ) -> None:
-    """The hop `hop` of a query's route fails (0 is the first, the last is Bob)."""
+    """Let hop `hop` of a query's route fail (0 is the first, the last is Bob)."""
     query = query_of(cast, mode, error_mode, profile)
     content = seeded_bytes(hop)(3 * profile.geometry.chunk_data_bytes)
     wire = send(query.frame.layer, content, pace)
@@ -78,7 +78,7 @@ def fail_query(
     header, body = wire[:header_bytes], wire[header_bytes:]
     last = len(cast.way) - 1
     if when == "before":
-        # It had no keys for a report: the hop before it reports. Of the first hop there is only a RESET.
+        # It had no keys for a report, so the previous hop reports. The first hop can only send a RESET.
         if not hop:
             return
         opened = open_over(header, profile, cast.way[:hop], cast.alice.id)
@@ -90,7 +90,7 @@ def fail_query(
     passed = body if when == "after" else body[: 2 * profile.geometry.chunk_bytes]
     arrived = relay_over(passed, profile, cast.way[:hop], opened[:hop])
     if hop == last:
-        # What came before the failure is in order, and what did not come is missed.
+        # The chunks before the failure are valid, and the missing ones are noticed.
         reader = cast.bob.codec.destination_reader(opened[-1].slot, profile)
         got, error = receive(reader, arrived, pace)
         assert content.startswith(got)
@@ -102,7 +102,7 @@ def fail_query(
 
 
 def fail_cached(cast: Cast, error_mode: ErrorMode, profile: Profile, hop: int, when: str, pace: Pace) -> None:
-    """The hop `hop` fails while the reply runs back over it: what was on its way arrives, then the status."""
+    """Let hop `hop` fail during the reply: the bytes in transit arrive, then the status."""
     query = query_of(cast, ReplyMode.CACHED, error_mode, profile)
     wire = send(query.frame.layer, b"q", pace)
     opened = open_over(wire[: profile.geometry.header_bytes], profile, cast.way, cast.alice.id)
@@ -122,7 +122,7 @@ def fail_cached(cast: Cast, error_mode: ErrorMode, profile: Profile, hop: int, w
 
 @dataclass(frozen=True)
 class WayBack:
-    """A reply on its way, and what Bob needs to tell Alice of it."""
+    """A reply in transit, and what Bob needs to report about it."""
 
     query: OutgoingQuery
     opened_by_bob: list[Opened]
@@ -132,7 +132,7 @@ class WayBack:
 def fail_way_back(
     cast: Cast, mode: ReplyMode, error_mode: ErrorMode, profile: Profile, hop: int, code: ErrorCode | None
 ) -> None:
-    """The hop `hop` of a reply block's way fails; the last is Alice, who refuses the reply or has it all."""
+    """Let hop `hop` of a reply path fail; the last is Alice, who refuses the reply or has all of it."""
     query = query_of(cast, mode, error_mode, profile)
     wire = send(query.frame.layer, b"q")
     header_bytes = profile.geometry.header_bytes
@@ -148,7 +148,7 @@ def fail_way_back(
     if hop == len(back) - 1:
         assert on_way[-1].slot.command is Command.HOME
     status = status_of(on_way, profile, hop, code)
-    # Bob has no keys of it: with those of the query it is noise.
+    # Bob has no keys for it: with those of the query it is noise.
     misread = read_report(query, status, OPENSSL)
     assert misread is None or not misread.succeeded
     if not fits_status_chunk(profile.geometry, profile.geometry):
@@ -164,7 +164,7 @@ def fail_way_back(
 
 
 def places(count: int) -> range | list[int]:
-    """Every hop; of long routes the ends and the middle (all of them with --run-slow)."""
+    """Every hop; of long routes only the ends and the middle (all with --run-slow)."""
     last = count - 2
     return range(count - 1) if count <= 6 else [0, 1, last // 2, last - 1, last]
 
@@ -220,7 +220,7 @@ def test_an_error_at_every_position_of_long_routes(mode: ReplyMode, error_mode: 
 
 @dataclass(frozen=True)
 class Sent:
-    """What the status of a tunnel is read with."""
+    """The values that read the status of a tunnel."""
 
     route: Route
     circuit: Circuit
@@ -240,7 +240,7 @@ def test_an_error_under_an_established_tunnel(error_mode: ErrorMode, count: int)
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_an_error_on_the_route_of_an_answer_reaches_bob(count: int) -> None:
-    """Mode known-dest: the answer is a query of his own."""
+    """Mode known-dest: the answer is Bob's own query."""
     cast = cast_of(count)
     query = query_of(cast, ReplyMode.KNOWN_DEST, ErrorMode.STATUS, SMALL)
     wire = send(query.frame.layer, b"q")
@@ -295,7 +295,7 @@ def test_every_status_of_a_frame_has_one_length_and_success_is_read_as_such(
 def test_one_changed_bit_of_a_status_is_never_taken_for_another_word(
     error_mode: ErrorMode, count: int, data: st.DataObject
 ) -> None:
-    """For any change by any hop: no other code, no success for a failure, no blame for the uninvolved."""
+    """After any change by any hop: no other code, no success for a failure, no blame for uninvolved hops."""
     cast = cast_of(count)
     query = query_of(cast, ReplyMode.NONE, error_mode, SMALL)
     opened = open_over(query.circuit.header, SMALL, cast.way, cast.alice.id)
@@ -313,5 +313,5 @@ def test_one_changed_bit_of_a_status_is_never_taken_for_another_word(
     elif report.suspects:
         assert report.blamed == (0,)  # it was changed on the link to Alice, or by her first hop
     else:
-        # What falls off the trail unread may be changed without harm.
+        # Bytes that are cut off unread may be changed without effect.
         assert (report.hop, report.code) == (hop, FAULT)

@@ -1,4 +1,4 @@
-"""Two ends of an established tunnel: messages, sub-streams, credit, key steps, ending; bounded memory."""
+"""Two ends of an established tunnel: messages, sub-streams, credit, key changes, ends; bounded memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MANY_KEYS = TunnelLimits(rekey_chunks=5, window_chunks=4, sub_streams=4)
 
 
 def message_at(end: Tunnel) -> bytes:
-    """The next message, which is here whole."""
+    """The next message, which has arrived completely."""
     assert end.incoming.next_message()
     parts = []
     while part := read_some(end.incoming):  # type: ignore[arg-type]
@@ -92,12 +92,12 @@ def test_several_messages_wait_for_their_reader() -> None:
 
 
 def test_a_message_streams() -> None:
-    """Bob reads its beginning before it has an end, and answers before that."""
+    """Bob reads its beginning, and answers, before it has an end."""
     pair = Pair()
     pair.alice.outgoing.write(b"begin")
     pair.settle()
     with pytest.raises(BlockingIOError):
-        pair.bob.incoming.next_message()  # held back until flushed, ended, or a full chunk
+        pair.bob.incoming.next_message()  # kept until a flush, the end, or a full chunk
     pair.alice.outgoing.flush()
     pair.settle()
     assert pair.bob.incoming.next_message()
@@ -142,7 +142,7 @@ def test_a_sub_stream_from_either_end_with_half_close() -> None:
         pair.settle()
         assert read_some(mine) == b"pong, after your end"
         assert read_some(mine) == b""
-        mine.give_up()  # nothing is sent about what both have closed
+        mine.give_up()  # nothing is sent about a stream that both closed
         pair.settle()
 
 
@@ -159,7 +159,7 @@ def test_a_refused_sub_stream_and_one_given_up_in_the_middle() -> None:
         with pytest.raises(SubStreamReset) as caught:
             call()
         assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
-    refused.close()  # does no harm
+    refused.close()  # has no effect
     broken.write(b"lost")
     broken.give_up(ErrorCode.CANCELLED)
     theirs.write(b"crossing")
@@ -177,7 +177,7 @@ def test_a_refused_sub_stream_and_one_given_up_in_the_middle() -> None:
 
 
 def test_an_end_that_stops_reading_sends_it_after_its_own_data() -> None:
-    """More than a window, read late: neither the refusal nor the writes of its own may cost any of it."""
+    """More than a window, read late: neither the refusal nor its own writes may lose any byte."""
     pair = Pair()
     mine = pair.alice.open(ECHO)
     pair.settle()
@@ -239,7 +239,7 @@ def test_a_finished_sub_stream_grants_credit_for_discarded_bytes() -> None:
 
 
 def test_finishing_all_sub_streams_lets_a_tunnel_end() -> None:
-    """Those that wait to be accepted or confirmed are refused, the others are closed behind their content."""
+    """Sub-streams that are not accepted or confirmed are refused; the others close after their content."""
     pair = Pair()
     subs = [pair.alice.open(ECHO) for _ in range(3)]
     subs[0].write(b"the last words")
@@ -330,7 +330,7 @@ def test_credit_holds_a_writer_back_and_lets_it_go() -> None:
     assert written == 5 * DATA  # the window, and one chunk here
     woken = sub.writable.count
     assert pair.bob.held_bytes == 4 * DATA
-    # Other streams are not held up.
+    # Other streams are not blocked.
     pair.alice.outgoing.write(b"still here")
     pair.alice.outgoing.end()
     pair.settle()
@@ -467,7 +467,7 @@ def test_ending_pads_to_a_bucket_and_marks_the_last(chunks: int) -> None:
     pair.alice.close()
     pair.alice.close()
     pair.settle()
-    assert not pair.alice.has_ended_sending  # Bob may still speak, and she must grant credit
+    assert not pair.alice.has_ended_sending  # Bob may still send, and she must grant credit
     with pytest.raises(LocalTunnelError, match="closed"):
         pair.alice.outgoing.write(b"x")
     with pytest.raises(LocalTunnelError, match="closed"):
@@ -646,7 +646,7 @@ def test_reading_no_message_and_no_bytes() -> None:
 
 
 def test_recorded_chunks_do_not_open_with_the_keys_of_a_seized_node() -> None:
-    """Forward secrecy: the header's seeds are known later, the ephemeral keys are gone."""
+    """Forward secrecy: the header's seeds become known later, but the ephemeral keys are erased."""
     pair = Pair(limits=TunnelLimits(rekey_chunks=6))
     for _ in range(20):
         pair.alice.outgoing.write(b"secret")
@@ -670,7 +670,7 @@ def test_recorded_chunks_do_not_open_with_the_keys_of_a_seized_node() -> None:
                         continue
                     opened.append((who, ChunkType(plain[0])))
     assert opened == [("alice", ChunkType.HELLO), ("alice", ChunkType.REKEY), ("bob", ChunkType.HELLO)]
-    # And neither end keeps what the keys were made of.
+    # Neither end keeps the key material.
     for end in (pair.alice, pair.bob):
         assert end.keys.ephemeral is None
         assert end.keys.seed == b""
@@ -697,7 +697,7 @@ def test_both_engines_send_the_same_chunks() -> None:
 
 @pytest.mark.full
 def test_any_length_in_bounded_memory() -> None:
-    """6,000 chunks each way through messages and sub-streams at once: what is held, and what is allocated."""
+    """6,000 chunks each way through messages and sub-streams, concurrently: buffered and allocated bytes."""
     pair = Pair(limits=TunnelLimits(window_chunks=4, rekey_chunks=1_000))
     sub = pair.alice.open(ECHO)
     pair.settle()
@@ -743,7 +743,7 @@ def test_any_length_in_bounded_memory() -> None:
 
 
 class Model:
-    """What was written into one direction of one stream, and how much of it was read."""
+    """The bytes written to one direction of one stream, and the number read."""
 
     def __init__(self) -> None:
         self.written = bytearray()
@@ -770,7 +770,7 @@ class Everything:
         self.got: dict[str, list[bytearray]] = {"alice": [], "bob": []}
         self.reading = {"alice": False, "bob": False}
         self.subs: dict[tuple[str, int], SubStream[Flag]] = {}
-        self.models: dict[tuple[str, int], Model] = {}  # without those that either end gave up
+        self.models: dict[tuple[str, int], Model] = {}  # without those that an end gave up
         self.closed: set[tuple[str, int]] = set()
 
     def other(self, name: str) -> str:
@@ -894,7 +894,7 @@ class Everything:
             self._given_up(name, number)
 
     def finish(self) -> None:
-        """Let both ends end in order: every byte must arrive, every stream must see its end."""
+        """End both ends in order: every byte must arrive, and every stream must reach its end."""
         for name in self.ends:
             while True:
                 try:

@@ -1,6 +1,6 @@
-"""An established tunnel and its STATUS over a whole route: header, proxies' layers both ways, tunnel, status.
+"""An established tunnel and its STATUS over a whole route: header, layers both ways, tunnel, status.
 
-What a node does at Alice, at a proxy and at Bob, call by call, without sockets.
+The calls of a node at Alice, at a proxy and at Bob, without sockets.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Every chunk type in every state of an established tunnel: legal as the tables say, or BAD_CONTENT.
+"""Every chunk type in every state of an established tunnel: legal by the tables, or BAD_CONTENT.
 
-One end is real, the other is written by hand and sends whatever the test wants.
+One end is real, the other is written by hand and sends any chunks.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def end_by_hand(hand: RawEnd) -> None:
 
 
 def data_for(kind: ChunkType, hand: RawEnd) -> tuple[bytes, int]:
-    """What a chunk of this type may legally carry for a tunnel with nothing but stream 0."""
+    """Legal data of a chunk of this type in a tunnel that has only stream 0."""
     match kind:
         case ChunkType.HELLO:
             return hand.hello, 0
@@ -127,7 +127,7 @@ def test_every_type_in_every_state_of_the_tunnel(end: End, state: TunnelState, k
     if error is not None:
         assert isinstance(error, MalformedMessage)
         assert error.code is ErrorCode.BAD_CONTENT
-        # Sticky: nothing more is taken, and nothing more is sent.
+        # Permanent: nothing more is accepted or sent.
         assert repr(hand.refused(ChunkType.PAD)) == repr(error)
         assert not hand.other.next_chunk(memoryview(bytearray(996)), 0.0)
         with pytest.raises(MalformedMessage):
@@ -417,13 +417,13 @@ def test_a_flood_of_sub_streams_is_an_error() -> None:
 
 
 def test_opening_and_giving_up_at_once_does_not_get_round_the_limit() -> None:
-    """The rapid reset of HTTP/2: a sub-stream counts until this end's CLOSE has left, too."""
+    """As in HTTP/2's rapid reset: a sub-stream counts until this end's CLOSE has also been sent."""
     hand = raw(End.ALICE, limits=TunnelLimits(sub_streams=4))
     for number in (1, 3, 5, 7):
         hand.send(ChunkType.OPEN, ECHO.pack(), sub_stream=number)
         hand.send(ChunkType.CLOSE, pack_close(ErrorCode.CANCELLED), sub_stream=number)
     with pytest.raises(BlockingIOError):
-        hand.other.accept()  # nothing left to do for the service
+        hand.other.accept()  # the service has no work left
     assert len(hand.other.table.controls) == 4
     assert hand.refused(ChunkType.OPEN, ECHO.pack(), sub_stream=9)
 

@@ -1,7 +1,7 @@
-"""No wake is lost: services that retry only after their notifier was set bring a conversation to its end.
+"""No wake is lost: services that retry only after their notifier was set complete a conversation.
 
-Every actor is a generator that yields the notifier it waits for, as a service in the reactor does. An actor
-whose notifier has not been set since it was asked for stays parked. If all are parked, a wake was lost.
+Every actor is a generator that yields the notifier for which it waits, like a service in the reactor. An
+actor stays parked until its notifier is set. If all are parked, a wake was lost.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Conversation:
                 flag = next(actor)
             except StopIteration:
                 continue
-            # A level flag: what was set while the actor ran is not seen, it tried after that.
+            # A level flag: the actor ignores wakes set while it ran, because it tried again afterwards.
             self.parked.append((actor, flag, flag.count))
         raise AssertionError("the conversation does not end")
 
@@ -82,7 +82,7 @@ class Conversation:
                     yield end.outgoing.writable
 
     def close_when_read(self, end: Tunnel, echoes: int) -> Actor:
-        """Close once all sub-streams of both ends are read: who closes earlier refuses those that come."""
+        """Close once all sub-streams of both ends are read. Closing earlier would refuse new ones."""
         while sum(name.startswith("echo") for name in self.read) < echoes:
             yield self.progress[end is self.pair.alice]
         end.close()
@@ -111,7 +111,7 @@ class Conversation:
                 return count
 
     def use_sub_streams(self, end: Tunnel, content: bytes, *, times: int) -> Actor:
-        """Open one after the other, more than may be open at once; write, close and read each to its end."""
+        """Open more sub-streams in sequence than may be open; write, close and read each to its end."""
         for _ in range(times):
             while True:
                 try:
@@ -193,7 +193,7 @@ def test_a_conversation_ends_by_wakes_only(seed: int, length: int, messages: int
         talk.start(then_messages(end, opener))
     talk.run()
     for actor, _, _ in talk.parked:
-        next(actor, None)  # what came before the end is read without further chunks
+        next(actor, None)  # content before the end is read without further chunks
     for name in ends:
         assert talk.read[name] == (content + b"|") * messages
     echoes = [value for name, value in talk.read.items() if name.startswith("echo")]
@@ -231,7 +231,7 @@ def test_giving_up_wakes_all_waiters_and_needs_nothing_else(seed: int, closed_be
         alice.close()
     for end in (alice, bob):
         talk.start(waits(end))
-    # `sendable` has the sender as its one waiter in a node; here both may look.
+    # In a node only the sender waits for `sendable`; here both actors may.
     talk.start(gives_up(bob))
     talk.run()
     for actor, _, _ in talk.parked:

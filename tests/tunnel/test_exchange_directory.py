@@ -1,4 +1,4 @@
-"""The learning directory: entries are bounded, verified, and never evict more valuable ones."""
+"""The learning directory: entries are bounded and verified, and never evict more valuable ones."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_half_of_the_exchanged_peers_have_been_linked() -> None:
 
 
 class _Flood(RuleBasedStateMachine):
-    """Sources tell what they like; the model knows who is configured, and who is linked."""
+    """Sources send any descriptors; the model knows the configured and the linked nodes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Expiries: drawn within their rule, checked at its very edges."""
+"""Expiries: drawn by their rule, and checked exactly at its limits."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_edges_of_the_check(offset_s: int, is_accepted: bool) -> None:
 
 
 def test_draws_spread_over_their_hours() -> None:
-    """From the middle of an hour the hours 2, 3 and 4 get a quarter, a half and a quarter of the draws."""
+    """From the middle of an hour, a quarter, a half and a quarter of the draws are in hours 2, 3 and 4."""
     source, now_s = seeded_bytes(1), 1_800_000_000 + HOUR // 2
     assert 1_800_000_000 % HOUR == 0
     hours = Counter((draw_expiry(now_s, source) - 1_800_000_000) // HOUR for _ in range(4_000))

@@ -1,4 +1,4 @@
-"""The layouts of the files service: what is packed is unpacked, and nothing else is."""
+"""The layouts of the files service: packed fields are unpacked, and other bytes are refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The folder behind the files service against a model: whatever is begun, broken off, resumed, poisoned or
-committed, a file under a name is whole, and the quota holds."""
+"""The folder of the files service against a model: after any uploads that are begun, interrupted, resumed,
+falsified or committed, each named file is complete, and the quota holds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def _try(work: Callable[[], T]) -> T | FileStatus:
-    """What it returns, or the status with which it was refused."""
+    """The result of the call, or the status of its refusal."""
     try:
         return work()
     except StoreRefused as refused:
@@ -41,14 +41,14 @@ def _try(work: Callable[[], T]) -> T | FileStatus:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """One store, any number of uploads at once, some of them of wrong bytes."""
+    """One store with any number of concurrent uploads, some with wrong bytes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.settings = FilesSettings(quota_bytes=QUOTA, files=3, uploads=3)
         self.store = FileStore(self.folder, self.settings)
-        # Each with what it will still write.
+        # Each with the bytes that it will still write.
         self.uploads: list[tuple[Upload, bytearray]] = []
         self.committed: dict[str, int] = {}
 
@@ -112,7 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """Another process takes the folder over."""
+        """Another process continues with the folder."""
         for upload, _ in self.uploads:
             upload.close()
         self.uploads.clear()
@@ -144,7 +144,7 @@ def _begun(store: FileStore, name: str, content: bytes, offset: int = 0) -> Uplo
 
 
 def test_parts_that_hold_nothing_are_bounded_too(tmp_path: Path) -> None:
-    """A peer that begins upload after upload, and sends nothing, fills no folder with empty files."""
+    """A peer that begins many uploads and sends nothing cannot fill the folder with empty files."""
     store = FileStore(tmp_path, FilesSettings(files=5))
     for number in range(20):
         _begun(store, "a", b"%d" % number).close()
@@ -152,7 +152,7 @@ def test_parts_that_hold_nothing_are_bounded_too(tmp_path: Path) -> None:
 
 
 def test_a_stored_file_is_not_changed_through_a_part_that_a_crash_has_left(tmp_path: Path) -> None:
-    """Between the link to its name and the end of its part's name, both are one file."""
+    """Between the link to its name and the removal of the part's name, both are one file."""
     store = FileStore(tmp_path)
     content = b"precious"
     digest = hashlib.sha256(content).digest()
@@ -213,7 +213,7 @@ def test_uploads_that_send_nothing_do_not_block_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [b"too much of it", b"wrong"])
 def test_a_refused_upload_does_not_remove_the_part_of_another(tmp_path: Path, late: bytes) -> None:
-    """Both write the same part: anyone with a digest could have prevented that its file is stored."""
+    """Both write the same part: anyone who knew the digest could have prevented the upload of the file."""
     now_s = 0.0
     store = FileStore(tmp_path, now_s=lambda: now_s)
     hostile = _begun(store, "a", b"right")

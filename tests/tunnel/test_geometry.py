@@ -65,7 +65,7 @@ def test_a_chunk_in_its_cell_fills_exactly_one_record(geometry: Geometry) -> Non
     assert units <= MAX_UNITS
     assert geometry.chunk_bytes + CELL_HEAD_BYTES + RECORD_OVERHEAD == units * UNIT_BYTES
     assert record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes) == units * UNIT_BYTES
-    # One byte more would need a unit more: nothing is wasted.
+    # One byte more would need another unit, so nothing is wasted.
     assert record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes + 1) == (units + 1) * UNIT_BYTES
 
 
@@ -175,7 +175,7 @@ def test_padme_keeps_order(left: int, right: int) -> None:
 
 
 def test_buckets_are_few() -> None:
-    # What the padding is for: far fewer lengths than counts, about log2 of the exponent bits each octave.
+    # The purpose of padding: far fewer lengths than counts, about log2 of the exponent bits per octave.
     assert len({padme(count) for count in range(1, 1 << 16)}) < 200
 
 

@@ -1,4 +1,4 @@
-"""Guards: few, uniform among the candidates, kept over restarts, and not replaced at an attacker's wish."""
+"""Guards: few, uniform among the candidates, kept over restarts, and not replaceable by an attacker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOW_S = 1_800_000_000
 
 @cache
 def crowd(count: int = 30) -> list[Descriptor]:
-    """Nodes in networks of their own, but for each fifth, which shares one with the node before it."""
+    """Nodes in separate networks, except each fifth, which shares one with the previous node."""
     return [
         Descriptor(
             bytes([number]) * 32,
@@ -50,7 +50,7 @@ def choose(
 def test_there_are_never_more_than_most_and_never_two_of_one_network(
     seed: int, downs: list[set[int]]
 ) -> None:
-    """Any failures in any order that an attacker causes to lead a node to a guard of his."""
+    """With any failures in any order, which an attacker causes to make a node choose his guard."""
     guards, rng = Guards(size=3, most=6), random.Random(seed)
     for down in downs:
         usable = {peer.node_id for number, peer in enumerate(crowd()) if number not in down}

@@ -1,4 +1,4 @@
-"""The link handshake: both sides agree, or the one that has reason to refuse does, with HandshakeError."""
+"""The link handshake: both sides agree, or the side with a reason refuses with HandshakeError."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_any_changed_bit_is_refused(number: int, data: st.DataObject, engine: Tu
 
 @given(st.integers(0, 700))
 def test_wrong_lengths_are_refused(length: int) -> None:
-    """Short bytes were a struct.error; longer messages were read by offset."""
+    """Short messages caused a struct.error; longer ones were read by offset."""
     front, behind = initiator(), responder()
     first = front.hello()
     if length != M1_BYTES:
@@ -314,7 +314,7 @@ def test_a_hello_for_another_node_is_refused() -> None:
 
 
 def test_an_answer_by_another_node_is_refused() -> None:
-    """Eve answers in Bob's place: she cannot even open M1, so she answers one of her own."""
+    """Eve answers in Bob's place. She cannot open M1, so she answers an M1 of her own."""
     front = initiator()
     front.hello()
     answer = responder(keys=EVE).hello(initiator(remote=EVE).hello())
@@ -341,7 +341,7 @@ def refused_final(descriptor: Descriptor, *, keys: NodeKeys = ALICE, now_s: floa
     third = front.reply(behind.hello(front.hello()))
     with pytest.raises(HandshakeError) as caught:
         behind.final(third, now_s=now_s)
-    # Noise is complete by now and would give its keys; a refused initiator gets no link all the same.
+    # Noise is complete now and could return its keys, but a refused initiator gets no link.
     with pytest.raises(LocalTunnelError):
         behind.finish()
     return str(caught.value)
@@ -352,7 +352,7 @@ def test_the_descriptor_of_another_node_is_refused() -> None:
 
 
 def test_a_descriptor_that_claims_a_foreign_link_key_is_refused() -> None:
-    """Eve signs a descriptor with Alice's link key: she is Eve by it, but does not hold that key."""
+    """Eve signs a descriptor with Alice's link key. It identifies Eve, but she does not hold that key."""
     foreign = replace(descriptor_of(EVE), link_key=ALICE.link_private(OPENSSL).public)
     assert "static key" in refused_final(foreign.sign(EVE.identity, OPENSSL), keys=EVE)
 
@@ -376,7 +376,7 @@ def test_something_else_in_place_of_the_descriptor(signed: bytes) -> None:
 
 
 def final_with(plain: bytes) -> None:
-    """M3 with any 512 bytes inside, sealed by a peer that holds the right keys."""
+    """M3 with any 512 bytes of content, sealed by a peer with the right keys."""
     front = NoiseXK(
         "initiator",
         prologue=b"mtun1" + NETWORK,
@@ -491,7 +491,7 @@ def puzzle_of(behind: Responder, front: Initiator) -> Puzzle:
 
 
 def test_malformed_answers() -> None:
-    """Wrong, for another challenge, for another handshake, or with another M1 behind it."""
+    """Wrong, for another challenge, for another handshake, or followed by another M1."""
     behind, front = responder(load=12), initiator()
     puzzle = puzzle_of(behind, front)
     assert puzzle.answer is not None
@@ -510,7 +510,7 @@ def test_malformed_answers() -> None:
     for message in wrong:
         with pytest.raises(HandshakeError, match="puzzle"):
             behind.hello(message)
-    # Nothing has changed: the right answer is still taken.
+    # Nothing has changed: the right answer is still accepted.
     assert behind.hello(good)
 
 

@@ -1,4 +1,4 @@
-"""The onion header: what is built opens hop by hop, looks alike on each link, and is refused when changed."""
+"""The onion header: it opens hop by hop, looks alike on each link, and is refused after any change."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def relay_slots(count: int, source: Callable[[int], bytes]) -> list[Slot]:
 def build(
     profile: Profile, route_slots: Sequence[Slot], engine: TunnelEngine = OPENSSL, seed: int = 0
 ) -> bytes:
-    """A header for the first nodes, one for each slot."""
+    """Build a header for the first nodes, one for each slot."""
     hops = list(zip(ONION_HOPS, route_slots, strict=False))
     return build_header(profile, hops, engine=engine, random_bytes=seeded_bytes(seed))
 
@@ -140,7 +140,7 @@ def test_both_engines_build_the_same_bytes_from_the_same_choices() -> None:
 def test_any_changed_bit_is_refused_at_every_hop(
     profile: Profile, count: int, data: st.DataObject, engine: TunnelEngine, seed: int
 ) -> None:
-    """A bit changed on any link: the next node refuses, wherever in the header it lies."""
+    """A bit changed on any link: the next node refuses, at any place of the header."""
     header = build(profile, relay_slots(count, seeded_bytes(seed)), seed=seed)
     for index in range(count):
         bit = data.draw(st.integers(0, 8 * len(header) - 1))
@@ -256,7 +256,7 @@ def test_sealing_to_an_impossible_key_is_refused(engine: TunnelEngine, public: b
 
 
 def header_with_fields(change: Callable[[bytes], bytes]) -> bytes:
-    """A header for node 0 alone whose sealed fields were changed before sealing."""
+    """A header for node 0 alone, with fields changed before sealing."""
 
     def seal(public: bytes, info: bytes, fields: bytes) -> bytes:
         return OPENSSL.hpke_seal(public, info, change(fields))
@@ -330,7 +330,7 @@ def test_a_local_slot_out_of_range_does_not_wrap_around() -> None:
 @given(st.integers(1, 7), st.integers(0, 2**32))
 def test_nothing_of_a_header_is_zero_or_seen_twice(count: int, seed: int) -> None:
     """On every link, in every 16-byte block, for two builds over the same nodes: no zeros (unfilled space),
-    no repeats (a keystream used twice, padding that is the same everywhere)."""
+    no repeats (a keystream used twice, equal padding)."""
     source = seeded_bytes(seed)
     seen: set[bytes] = set()
     total = 0
@@ -342,7 +342,7 @@ def test_nothing_of_a_header_is_zero_or_seen_twice(count: int, seed: int) -> Non
             total += len(blocks)
             header = open_header(header, SMALL, opening_keys(OPENSSL, index), engine=OPENSSL).next_header
     assert bytes(16) not in seen
-    # Between links of one build everything changes too: a slot is never recognised on another link.
+    # Between links of one build everything changes too, so a slot is never recognised on another link.
     assert len(seen) == total
 
 
@@ -357,5 +357,5 @@ def test_padding_of_a_short_route_is_not_recognised_at_the_last_hop() -> None:
                 header = opened.next_header
             ones += int.from_bytes(header[SLOT_BYTES:], "big").bit_count()
             bits += 8 * (len(header) - SLOT_BYTES)
-        # Five standard deviations of a fair coin; the seeds are fixed, so this does not come and go.
+        # Five standard deviations of a fair coin; the seeds are fixed, so the result is stable.
         assert abs(ones - bits / 2) < 5 * (bits / 4) ** 0.5, count

@@ -1,4 +1,4 @@
-"""Token buckets: each neighbour its own, with the time as an argument."""
+"""Token buckets: one per neighbour, with the time as an argument."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_burst_and_then_the_rate() -> None:
     with raises_code(ErrorCode.BUSY) as caught:
         rate.take(A, now_s=100.05)
     assert caught.value.code is ErrorCode.BUSY
-    rate.take(B, now_s=100.05)  # the neighbour next door is not held up
+    rate.take(B, now_s=100.05)  # the other neighbour is not affected
     rate.take(A, now_s=100.125)
     with raises_code(ErrorCode.BUSY):
         rate.take(A, now_s=100.125)
@@ -50,7 +50,7 @@ def test_clocks_that_jump() -> None:
         rate.take(A, now_s=1e9)
     rate = HeaderRate(per_s=1, burst=5)
     rate.take(A, now_s=1_000.0)
-    rate.take(A, now_s=0.0)  # stepped back: nothing refilled, nothing lost
+    rate.take(A, now_s=0.0)  # the clock was set back: nothing refilled, nothing lost
     rate.take(A, now_s=1.0)
 
 
@@ -101,5 +101,5 @@ def test_the_limit_is_checked_before_a_header_is_opened() -> None:
     bob.open_frame(headers[0], SMALL, neighbour=cast.alice.id, now_s=NOW_S)
     with raises_code(ErrorCode.BUSY):
         bob.open_frame(headers[1], SMALL, neighbour=cast.alice.id, now_s=NOW_S)
-    # It was not remembered: later it opens.
+    # It was not recorded, so it opens later.
     bob.open_frame(headers[1], SMALL, neighbour=cast.alice.id, now_s=NOW_S + 1)

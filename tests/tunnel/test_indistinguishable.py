@@ -1,9 +1,9 @@
-"""Two attacks of a curious proxy, carried out with all the bytes that it has.
+"""Two attacks of a curious proxy, carried out with all its bytes.
 
-"Position by size": in the original a query got shorter and a reply fatter with each hop. "Query or reply": a
-frame along a reply block must look like a query. A proxy has the frame as it came, the slot that it opened,
-and the frame as it leaves; it knows neither Alice nor Bob. These tests take all of that, at every place of
-the route, for both kinds of frame, and ask for any difference.
+"Position by size": in the original a query became shorter and a reply longer with each hop. "Query or reply":
+a frame along a reply block must look like a query. A proxy has the frame as received, the slot that it
+opened, and the frame as sent; it knows neither Alice nor Bob. These tests compare all of that, at every place
+of the route, for both kinds of frame, and look for any difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRAMES = 250
 
 @dataclass(frozen=True)
 class View:
-    """What one proxy has of one frame."""
+    """The view of one proxy on one frame."""
 
     place: int
     kind: str
@@ -36,7 +36,7 @@ class View:
 
 
 def views_of(peers: list[Peer], profile: Profile, query_bytes: int, reply_bytes: int) -> Iterable[View]:
-    """One query and its reply, as each proxy sees them, in the order in which the frame passes."""
+    """The views of each proxy on one query and its reply, in the order of the frame's route."""
     ids = [peer.id for peer in peers]
     query = peers[0].codec.query(Route(tuple(ids[1:-1]), ids[-1]), ReplyMode.ROUTE, profile, now_s=NOW_S)
     there = relay_frame(written(query.frame.layer, bytes(query_bytes)), profile, peers[1:], origin=ids[0])
@@ -57,7 +57,7 @@ def fixed_peers(seed: int) -> list[Peer]:
 def views() -> list[View]:
     """Many frames; the random choices of the nodes are fixed, those of HPKE's ephemeral keys are not."""
     peers = fixed_peers(1)
-    # A query carries a block that a reply does not: the contents make both equally long.
+    # A query carries a block and a reply does not, so the contents make both equally long.
     block = SMALL.geometry.reply_block_bytes
     return [view for _ in range(FRAMES) for view in views_of(peers, SMALL, 500, 500 + block)]
 
@@ -88,7 +88,7 @@ def test_lengths_never_depend_on_the_place(profile: Profile, query_bytes: int, r
 
 
 def test_the_kind_of_a_slot_is_the_same_everywhere(views: list[View]) -> None:
-    """Command, flags, delay and address have one value; the rest is random or an id, and an hour."""
+    """Command, flags, delay and address have one value; the rest is random, an id, or an hour."""
     assert len({(v.opened.slot.command, v.opened.slot.flags, v.opened.slot.delay_10ms) for v in views}) == 1
     assert len({v.opened.slot.next_address for v in views}) == 1
     seeds = [view.opened.slot.seed for view in views]
@@ -103,12 +103,12 @@ def test_expiries_follow_one_rule(views: list[View]) -> None:
         hours = Counter(view.opened.slot.expiry for view in group)
         for expiry, count in everything.items():
             share, size = count / len(views), len(group)
-            # Five standard deviations; the nodes' choices are fixed, so this does not come and go.
+            # Five standard deviations; the nodes' choices are fixed, so the result is stable.
             assert abs(hours[expiry] - size * share) < 5 * (size * share * (1 - share)) ** 0.5 + 1
 
 
 def test_expiries_of_one_frame_do_not_follow_from_each_other(views: list[View]) -> None:
-    """Drawn anew for each slot: two proxies of one frame cannot know it again by its expiry."""
+    """Drawn for each slot: two proxies of one frame cannot recognise it by its expiry."""
     frames = [views[at : at + PROXIES] for at in range(0, len(views), PROXIES)]
     distinct = Counter(len({view.opened.slot.expiry for view in frame}) for frame in frames)
     assert distinct[1] < len(frames) / 4, "most frames show several hours"
@@ -124,8 +124,8 @@ def test_expiries_of_one_frame_do_not_follow_from_each_other(views: list[View]) 
 
 
 def test_all_bytes_are_noise_at_every_place(views: list[View]) -> None:
-    """Bits and bytes of what comes and what leaves are evenly spread, in each group alone, header and chunks
-    apart; the contents were all zero."""
+    """Bits and bytes of received and sent frames are evenly distributed, in each group, for header and chunks
+    separately, although the contents are all zero."""
     header_bytes = SMALL.geometry.header_bytes
     for group in groups(views).values():
         for part in (slice(0, header_bytes), slice(header_bytes, None)):
@@ -143,7 +143,7 @@ def test_all_bytes_are_noise_at_every_place(views: list[View]) -> None:
 
 
 def test_nothing_is_seen_twice(views: list[View]) -> None:
-    """No 16 bytes come again on another link, in another frame or in the reply: proxies cannot compare."""
+    """No 16 bytes recur on another link, in another frame or in the reply, so proxies cannot compare."""
     some = views[: 6 * 2 * PROXIES]
     pieces = Counter(view.frame_in[at : at + 16] for view in some for at in range(0, len(view.frame_in), 16))
     assert max(pieces.values()) == 1

@@ -1,4 +1,4 @@
-"""Each later call on a link, stream or tunnel that failed raises the cause, with a new error."""
+"""Each later call on a failed link, stream or tunnel raises the cause, as a new error object."""
 
 from __future__ import annotations
 

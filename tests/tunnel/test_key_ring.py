@@ -1,4 +1,4 @@
-"""Onion key epochs: what opens when, what is published, what is erased, and what a restart may keep."""
+"""Onion key epochs: which keys open, are published, are erased, and survive a restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ring(now_s: float = NOW_S, **limits: int) -> KeyRing:
 
 
 def sealed(keys: NodeKeys, now_s: float, number: int = 0) -> bytes:
-    """What a sender with the node's descriptor of now seals."""
+    """A header from a sender with the node's current descriptor."""
     hop = keys.descriptor((), now_s, OPENSSL).hop(now_s)
     return sealed_to(hop, now_s, number)
 
@@ -40,7 +40,7 @@ def sealed_to(hop: Hop, now_s: float, number: int = 0) -> bytes:
 
 
 def opens(a_ring: KeyRing, header: bytes, now_s: float) -> int:
-    """The epoch that opens it."""
+    """The epoch of the key that opens it."""
     keys = [epoch.key for epoch in a_ring.opening(now_s)]
     return open_header(header, SMALL, keys, engine=OPENSSL).epoch
 
@@ -71,7 +71,7 @@ def test_a_frame_of_the_previous_epoch_opens_and_one_of_the_epoch_before_does_no
     assert a_ring.advance(second)
     assert [epoch.key.epoch for epoch in a_ring.opening(second)] == [second, START]
     assert opens(a_ring, old, second) == START
-    # Only until nothing sealed in its time can be unexpired; then it is erased.
+    # It is erased as soon as all headers sealed in its time have expired.
     end = second + KEEP_PREVIOUS_S
     assert not a_ring.advance(end - 1)
     assert opens(a_ring, old, end - 1) == START
@@ -88,7 +88,7 @@ def test_a_frame_of_the_previous_epoch_opens_and_one_of_the_epoch_before_does_no
 
 def test_the_next_key_opens_from_ten_minutes_before_its_time() -> None:
     a_ring = ring()
-    early = sealed(a_ring.keys, START + EPOCH_S)  # a sender whose clock is fast
+    early = sealed(a_ring.keys, START + EPOCH_S)  # a sender with a fast clock
     for now_s, is_open in ((START + EPOCH_S - 601, False), (START + EPOCH_S - 600, True)):
         if is_open:
             assert opens(a_ring, early, now_s) == START + EPOCH_S
@@ -149,7 +149,7 @@ def test_a_clock_that_is_set_back_by_minutes_changes_nothing(back_s: int) -> Non
     before = a_ring.keys
     assert not a_ring.advance(change_s - back_s)
     assert a_ring.keys == before
-    # Whoever goes by that clock as well uses the key so early.
+    # A sender with the same clock uses the key that early.
     header = sealed_to(before.descriptor((), change_s, OPENSSL).hop(change_s - back_s), change_s - back_s)
     assert opens(a_ring, header, change_s - back_s) == change_s
 
@@ -162,7 +162,7 @@ GLITCHES = st.integers(-400 * 24 * HOUR, 400 * 24 * HOUR)
 def test_a_clock_that_was_wrong_for_a_moment_leaves_a_node_that_can_be_reached(
     glitch_s: int, has_heard: bool, restarts: bool, passed_s: int
 ) -> None:
-    """Whatever was done at the wrong time: keys moved on, a header taken, even a stop in order."""
+    """After any event at the wrong time: a key change, an accepted header, even an orderly stop."""
     a_ring = ring()
     wrong_s = max(NOW_S + glitch_s, 1_000.0)
     a_ring.advance(wrong_s)
@@ -196,7 +196,7 @@ def test_keys_of_the_future_are_an_error_in_the_log(caplog: pytest.LogCaptureFix
 
 
 def test_a_descriptor_replaces_the_last_one_after_a_restart_with_another_clock(tmp_path: Path) -> None:
-    """Others have the one that was signed while the clock was ahead: a lower sequence number is ignored."""
+    """Others have the descriptor signed while the clock was ahead, and ignore lower sequence numbers."""
     a_ring = ring()
     ahead_s = NOW_S + 48 * HOUR
     a_ring.advance(ahead_s)
@@ -244,7 +244,7 @@ def test_a_full_table_asks_for_an_early_change() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.integers(1, 30 * HOUR), min_size=1, max_size=12))
 def test_whenever_it_is_advanced_senders_with_a_descriptor_are_served(steps: list[int]) -> None:
-    """At any time a sender with the latest descriptor, a clock within ten minutes of ours, gets through."""
+    """A sender with the latest descriptor and a clock within ten minutes of ours is always accepted."""
     a_ring, now_s = ring(), NOW_S
     for step in steps:
         now_s += step
@@ -265,7 +265,7 @@ def test_whenever_it_is_advanced_senders_with_a_descriptor_are_served(steps: lis
 
 
 def stopped(tmp_path: Path) -> tuple[bytes, bytes, Path, Path]:
-    """A node that accepted a header and stopped in order: the header, one not yet seen, and its files."""
+    """A node that accepted a header and stopped in order. Returns that header, a new one, its files."""
     keys_path, table_path = tmp_path / "node.keys", tmp_path / "node.replay"
     a_ring = ring()
     seen, unseen = sealed(a_ring.keys, NOW_S, 1), sealed(a_ring.keys, NOW_S, 2)
@@ -325,14 +325,14 @@ def test_tables_of_an_older_stop_do_not_fit_newer_keys(tmp_path: Path) -> None:
 
 
 def test_a_smaller_limit_than_the_table_is_refused(tmp_path: Path) -> None:
-    """Forgetting some would let them in again."""
+    """Dropping some tags would accept their headers again."""
     _, _, keys_path, table_path = stopped(tmp_path)
     with pytest.raises(ReplayFileError, match="limit"):
         KeyRing.resume(keys_path, table_path, OPENSSL, now_s=NOW_S, limit=0)
 
 
 def test_the_clock_that_the_table_saw_is_kept(tmp_path: Path) -> None:
-    """A node stopped, its clock set back, started: what was forgotten stays refused, by its key's end."""
+    """The clock is set back between stop and start: dropped tags stay refused, by the end of their key."""
     keys_path, table_path = tmp_path / "k", tmp_path / "t"
     a_ring = ring()
     early = sealed(a_ring.keys, NOW_S, 1)

@@ -1,4 +1,4 @@
-"""Key files: private, whole or not at all, and refused by name when they are not what they should be."""
+"""Key files: private, written completely or not at all, and refused with their name when invalid."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_open_file_is_replaced_by_a_private_one(tmp_path: Path) -> None:
     path = tmp_path / "k"
     path.write_text("old")
     path.chmod(0o666)
-    # What an attacker who may write into the directory could prepare: the temporary name, as a link or open.
+    # An attacker with write access to the folder could prepare the temporary name, as a link or open file.
     (tmp_path / "k.new").write_text("prepared")
     (tmp_path / "k.new").chmod(0o666)
     make_keys("a").save(path)
@@ -135,7 +135,7 @@ def test_a_crash_while_writing_leaves_the_old_file(saved: Path, monkeypatch: pyt
         make_keys("b").save(saved)
     assert NodeKeys.load(saved) == make_keys("a")
     monkeypatch.undo()
-    make_keys("b").save(saved)  # what the crash left behind is not in the way
+    make_keys("b").save(saved)  # files left by the crash have no effect
     assert NodeKeys.load(saved) == make_keys("b")
 
 
@@ -219,7 +219,7 @@ def test_damaged_secrets(saved: Path, name: str, value: object) -> None:
     ids=repr,
 )
 def test_epochs_that_no_wire_field_holds(saved: Path, epoch: object) -> None:
-    """Infinity was an OverflowError; the others were taken, and failed when the first header was opened."""
+    """Infinity caused an OverflowError; the others were accepted, and failed at the first header."""
     record = json.loads(saved.read_text())
     record["onion"]["epoch"] = epoch
     saved.write_text(json.dumps(record))
@@ -256,7 +256,7 @@ def test_damaged_onion_key(saved: Path, which: str, onion: Any) -> None:
 def test_any_cut_or_changed_byte_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """JSON has no checksum, so a changed digit is another key; anything else is a KeyFileError."""
+    """JSON has no checksum, so a changed digit gives another key; any other change is a KeyFileError."""
     path = tmp_path_factory.mktemp("keys") / "k"
     make_keys("a").save(path)
     whole = path.read_bytes()

@@ -1,6 +1,6 @@
-"""A whole link whose other end is another implementation of Noise: `noiseprotocol`.
+"""A link whose other end uses another implementation of Noise, `noiseprotocol`.
 
-It does the handshake with our layouts around its messages, in both roles, and then seals and opens records
+It does the handshake with our layouts around its messages, in both roles. Then it seals and opens records
 with its own cipher states, across the first change of keys.
 """
 
@@ -30,7 +30,7 @@ HELLO = b"MT\x00\x01" + bytes(12)
 
 
 class OtherEnd:
-    """A link in the words of docs/protocol.md, with another library's Noise."""
+    """A link as docs/protocol.md describes it, with the Noise of another library."""
 
     def __init__(self, role: str, engine: TunnelEngine) -> None:
         self.noise: Any = NoiseConnection.from_name(PROTOCOL_NAME)
@@ -77,7 +77,7 @@ def multiplexer(keys: LinkKeys, engine: TunnelEngine, *, is_dialler: bool) -> Mu
 
 
 def as_responder(engine: TunnelEngine) -> tuple[Multiplexer[Flag], OtherEnd]:
-    """They dial us."""
+    """The other end dials us."""
     them = OtherEnd("initiator", engine)
     us = Responder(network_id=NETWORK, link_private=US.link_private(engine), settings=SETTINGS, engine=engine)
     second = us.hello(HELLO + bytes(them.noise.write_message()))
@@ -91,7 +91,7 @@ def as_responder(engine: TunnelEngine) -> tuple[Multiplexer[Flag], OtherEnd]:
 
 
 def as_initiator(engine: TunnelEngine) -> tuple[Multiplexer[Flag], OtherEnd]:
-    """We dial them."""
+    """We dial the other end."""
     them = OtherEnd("responder", engine)
     us = Initiator(
         network_id=NETWORK,

@@ -1,4 +1,4 @@
-"""Sealed messages: the hostile-stream kit over them, and every way in which chunks can be wrong."""
+"""Sealed messages: the hostile-stream kit, and every kind of wrong chunk."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def reader(profile: Profile = SMALL, engine: TunnelEngine = OPENSSL) -> MessageR
 
 
 class _FreshW(MessageW):
-    """Begins each message with nonce 0, as if under a new key: only then can the kit read one message twice,
-    or go on after a damaged one. Never outside of tests."""
+    """Begins each message with nonce 0, as under a new key. Otherwise the kit could not read one twice,
+    or continue after a damaged one. Never outside tests."""
 
     def _start(self) -> None:
         super()._start()
@@ -139,7 +139,7 @@ class _HeaderR(ExtRead):
 
 
 def frame_pair(message_w: MessageW, message_r: MessageR, proxies: int) -> tuple[ExtWrite, ExtRead]:
-    """A frame through `proxies` layers, and what undoes them all."""
+    """A frame with `proxies` layers, and a reader that removes all of them."""
     permutations = [Lioness(keys, SMALL.geometry.chunk_bytes, OPENSSL.layers) for keys in SEEDS[:proxies]]
     frame = FrameW(HEADER, [WideBlockW(permutation) for permutation in permutations], message_w)
     layers = [WideBlockR(permutation) for permutation in permutations]
@@ -260,7 +260,7 @@ def test_a_frame_can_be_reset_in_the_middle() -> None:
 
 
 def edge_sizes(profile: Profile, used: int) -> list[int]:
-    """Around chunks, and around the first PADMÉ bucket that pads (9 chunks)."""
+    """Sizes around chunks, and around the first PADMÉ bucket that pads (9 chunks)."""
     data = profile.geometry.chunk_data_bytes
     around = {0, 1, 2}
     for chunks in (1, 2, 3, 8, 9, 10, 11):
@@ -314,7 +314,7 @@ def test_a_flush_lets_the_reader_have_everything_so_far() -> None:
     message.write_header(w)
     message.write_into(w, b"question")
     message.flush_into(w)
-    message.flush_into(w)  # again: nothing is held, so nothing is sent
+    message.flush_into(w)  # again: no bytes are pending, so nothing is sent
     behind, r = reader(), HostileReader(bytes(w.data) + b"", [])
     behind.read_header(r)
     buffer = bytearray(100)
@@ -381,7 +381,7 @@ def sealed(
     length: int | None = None,
     padding: bytes | None = None,
 ) -> bytes:
-    """One chunk as a hostile Alice would make it, with the right key and any fields."""
+    """One chunk of a hostile Alice, with the right key and any fields."""
     head = bytes([chunk_type, int(last) if flags is None else flags])
     head += sub_stream.to_bytes(2, "big") + (len(data) if length is None else length).to_bytes(2, "big")
     rest = DATA - len(data)
@@ -525,7 +525,7 @@ def test_fields_that_no_writer_makes(chunk: bytes) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=12), st.booleans()), max_size=12))
 def test_any_sealed_chunks_are_a_message_or_a_documented_error(chunks: list[tuple[int, bytes, bool]]) -> None:
-    """Whoever has the key may seal anything: out comes what the MSG and END chunks held, or an error."""
+    """A holder of the key may seal any bytes: the result is the data of MSG and END chunks, or an error."""
     content, error, position = read_all(reader(), message_of(*chunks))
     if error is None:
         count = position // SMALL.geometry.chunk_bytes
@@ -555,7 +555,7 @@ def test_truncation_at_any_byte(cut: int) -> None:
 
 @pytest.mark.parametrize("number", range(10))
 def test_truncation_at_each_chunk(number: int) -> None:
-    """The end of the stream between two chunks is truncation as well: only LAST ends a message."""
+    """The end of the stream between two chunks is truncation too, because only LAST ends a message."""
     content, error, _ = read_all(reader(), WIRE[: number * SMALL.geometry.chunk_bytes])
     assert isinstance(error, Truncated)
     assert content == CONTENT[: max(0, number * DATA - 4)]
@@ -643,7 +643,7 @@ def test_blocked_and_ended_are_never_mixed_up() -> None:
 
 
 def test_a_refused_end_continues_where_it_stopped() -> None:
-    """Nine chunks' worth: END and PAD are written one by one, each refused at first."""
+    """Nine chunks of content: END and PAD are written one by one, each refused at first."""
     front = writer()
     w = HostileWriter([1, 0] * 2 * 10_000)
     write_message(front, w, CONTENT)
@@ -697,7 +697,7 @@ class _RecordingLayers:
 
 
 def recording_engine() -> tuple[TunnelEngine, dict[bytes, list[bytes]]]:
-    """An engine, and the nonces that it has sealed with, by key."""
+    """An engine that records the nonces of its seals, by key."""
     nonces: dict[bytes, list[bytes]] = {}
     engine = copy(OPENSSL)
     engine.layers = _RecordingLayers(OPENSSL.layers, nonces)
@@ -710,8 +710,8 @@ def recording_engine() -> tuple[TunnelEngine, dict[bytes, list[bytes]]]:
     st.lists(st.integers(0, 900), max_size=20),
 )
 def test_a_nonce_serves_once(messages: list[tuple[int, int, bool]], script: list[int]) -> None:
-    """Over messages that are ended, flushed, refused half-way or dropped by reset(): every seal has the next
-    nonce, whatever became of the chunk before."""
+    """Over messages that are ended, flushed, partly refused or dropped by reset(): every seal has the next
+    nonce, whatever happened to the previous chunk."""
     engine, nonces = recording_engine()
     front = MessageW(SMALL, KEY, engine=engine, head=MessageHead(tuple(blocks(1))))
     for size, flush_every, is_dropped in messages:
@@ -745,7 +745,7 @@ def test_reset_does_not_take_a_nonce_back() -> None:
 
 
 def test_message_reader_may_be_read_without_content() -> None:
-    """read_end right after the header: the rest is checked and skipped."""
+    """read_end immediately after the header: the rest is checked and skipped."""
     behind, r = reader(), HostileReader(WIRE + b"next")
     behind.read_header(r)
     behind.read_end(r)

@@ -1,4 +1,4 @@
-"""Every reply mode, end to end in memory: the original's matrix, and what each mode does and refuses."""
+"""Every reply mode, end to end in memory: the original's matrix, and each mode's rules and refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ANSWERING = [mode for mode in MESSAGE_MODES if MODES[mode].has_reply]
 PEERS = (2, 3, 6, 25, 128)
 CONTENTS = (0, 1, 500, 16_334, 100_000, 1 << 20)
 BUFFERS = ((1,), (130,), (360,), (4_096,), (1 << 16,), (7, 1, 5_000))
-# Short counts and refusals in a row; long enough for the small contents to meet it all the way.
+# Short counts and refusals in sequence; long enough for the small contents.
 HOSTILE = (1, 0, 0, 17, 3, 0, 1_000, 0, 5, 64)
 
 
@@ -50,7 +50,7 @@ def geometry_for(count: int) -> Geometry:
 
 
 def answers_for(mode: ReplyMode, size: int, profile: Profile) -> list[bytes]:
-    """None, one or several replies, as the mode and the profile allow."""
+    """No, one or several replies, as the mode and the profile allow."""
     if not MODES[mode].has_reply:
         return []
     several = 1 if mode is ReplyMode.CACHED else min(2, profile.geometry.max_reply_blocks)
@@ -75,7 +75,7 @@ def run(
 
 
 def covering() -> list[Any]:
-    """Each mode with each number of peers; over them, each content with each buffer at least once."""
+    """Each mode with each number of peers, and each content with each buffer at least once."""
     pairs = itertools.cycle(itertools.product(CONTENTS, BUFFERS))
     chosen: list[Any] = []
     for index, (mode, count) in enumerate(itertools.product(MESSAGE_MODES * 2, PEERS)):
@@ -147,7 +147,7 @@ def test_cases_of_the_original(name: str, engine: TunnelEngine) -> None:
     row = ERROR_MODES[error_mode]
     assert {opened.slot.flags for opened in done.relayed.proxied} <= {row.proxy_flags}
     assert done.relayed.opened.slot.flags == row.dest_flags
-    # What Bob could have answered with lies read and unused: nothing is left over.
+    # Bob has read the reply blocks and not used them: no byte is left.
     assert len(done.head.reply_blocks) == MODES[mode].reply_blocks
 
 
@@ -255,7 +255,7 @@ def test_the_reply_may_have_another_profile() -> None:
 
 @pytest.mark.parametrize("mode", MESSAGE_MODES)
 def test_bob_reads_before_alice_has_written_the_last(mode: ReplyMode) -> None:
-    """And may answer before the query has ended: its head, with the way back, came first."""
+    """He may also answer before the query has ended, because its head has the reply block."""
     cast = cast_of(2)
     row = MODES[mode]
     query = cast.alice.codec.query(
@@ -294,7 +294,7 @@ def test_bob_reads_before_alice_has_written_the_last(mode: ReplyMode) -> None:
 
 
 class Pipe:
-    """What one end writes the other can read; nothing there is a refusal."""
+    """One end reads the bytes that the other writes; without bytes a read is refused."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -319,11 +319,11 @@ class Pipe:
 
 
 def test_the_answer_needs_no_directory_entry_of_alice() -> None:
-    """Clients are in no directory: the descriptor came with the query."""
+    """Clients are in no directory, so their descriptor comes with the query."""
     cast = cast_of(3)
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     origin = cast.bob.codec.origin(done.relayed.opened.slot, done.head)
-    stranger = make_peers(4)[3].codec  # same proxies, but does not know Alice
+    stranger = make_peers(4)[3].codec  # has the same proxies, but does not know Alice
     directory = stranger.builder.directory
     assert isinstance(directory, StaticDirectory)
     directory.forget(cast.alice.id)
@@ -350,11 +350,11 @@ def test_an_origin_that_claims_another_identity(what: str) -> None:
             claim = replace(claim, signature=claim.signature[:-1] + bytes([claim.signature[-1] ^ 1]))
         case "ticket":
             claim = replace(claim, ticket=bytes(24))
-        case "descriptor":  # another node's, as from an attacker who wants answers sent there
+        case "descriptor":  # another node's, as from an attacker who directs answers to it
             claim = replace(claim, descriptor=cast.proxies[0].descriptor.signed)
         case "other query":
             slot = replace(slot, seed=bytes(16))
-        case "other node":  # Bob shows it to a third node as if Alice had asked there
+        case "other node":  # Bob shows it to a third node as if Alice had queried that
             bob = cast.proxies[0].codec
     with pytest.raises(MalformedMessage, match="not proven"):
         bob.origin(slot, replace(done.head, origin=claim))
@@ -391,7 +391,7 @@ def test_a_header_and_a_block_are_accepted_once() -> None:
         bob.reply(behind.head.reply_blocks[0], now_s=NOW_S)
 
 
-# --- what cannot be asked
+# --- refused queries
 
 
 def test_arguments_that_do_not_fit_the_mode() -> None:
@@ -442,7 +442,7 @@ def test_the_tables_have_a_row_for_each_mode() -> None:
 def test_one_changed_bit_of_a_reply_is_never_accepted(
     mode: ReplyMode, count: int, data: st.DataObject
 ) -> None:
-    """The reply's bytes as Alice gets them, any bit changed: refused, nothing false released."""
+    """Any bit of the reply changed at Alice: refused, and no false byte is released."""
     cast = cast_of(count)
     answer = seeded_bytes(count)(2_000)
     done = exchange(cast, mode, b"q", [answer], profile=SMALL, pace=PLAIN)

@@ -33,7 +33,7 @@ Pair = tuple[MuxStream[Flag], MuxStream[Flag]]
 
 
 def joined(link: Link, profile: Profile = SMALL, *, extra: int = 0) -> Pair:
-    """A stream that `a` opened, at both sides."""
+    """A stream that `a` opened, at both ends."""
     stream = link.a.open(profile, extra_window=extra)
     link.settle()
     twin = link.b.accept_nowait()
@@ -136,7 +136,7 @@ def test_empty_calls() -> None:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=lambda geometry: geometry.name)
 def test_every_record_has_one_of_four_sizes(geometry: object) -> None:
-    """Whatever credit and room are: control, the header with its OPEN, and whole chunks."""
+    """For any credit and room: control cells, the header with its OPEN, and whole chunks."""
     profile = next(profile for profile in PROFILES if profile.geometry is geometry)
     shape = profile.geometry
     link = Link.make()
@@ -154,7 +154,7 @@ def test_every_record_has_one_of_four_sizes(geometry: object) -> None:
     pump(link.a, link.b, trace=trace)
     header, chunk = (record_bytes_for(8 + size) // 1024 for size in (shape.header_bytes, shape.chunk_bytes))
     assert set(trace) <= {1, header, chunk}
-    assert trace[0] == header  # OPEN rode in what would have been padding
+    assert trace[0] == header  # OPEN took the place of padding
     assert set(back) <= {1}
     if chunk not in (1, header):
         assert stream.content_out == shape.header_bytes + shape.chunk_bytes * trace.count(chunk)
@@ -199,7 +199,7 @@ def test_many_control_cells_take_as_few_records_as_they_fill() -> None:
 
 
 def test_a_write_behind_more_control_cells_than_the_buffer_takes() -> None:
-    """OPEN goes first even when a thousand of them wait and the record leaves no padding for any."""
+    """OPEN is sent first even if a thousand of them wait and the record has no padding for any."""
     link = Link.make()
     streams = [link.a.open(Profile(GEOMETRIES[4])) for _ in range(200)]
     for stream in streams:
@@ -227,13 +227,13 @@ def test_a_piece_is_taken_only_whole_and_counts_like_any_reading() -> None:
     assert twin.take_piece(chunk - 1) is None
     assert twin.take_piece(chunk) == bytearray(content[:chunk])
     twin.readinto(memoryview(bytearray(1)))
-    assert twin.take_piece(chunk - 1) is None  # of a piece that was begun nothing is given away
+    assert twin.take_piece(chunk - 1) is None  # of a begun piece no part is taken
     assert read_all(twin) == content[chunk + 1 : 3 * chunk]
     assert twin.take_piece(chunk) is None
     assert twin.content_in - before == 3 * chunk
     assert link.b.budget.used_bytes == 0
     link.settle()
-    for _ in range(20):  # credit comes back for pieces, or this would stop
+    for _ in range(20):  # credit returns for pieces, or this would stop
         write_all(stream, bytes(chunk))
         link.settle()
         assert twin.take_piece(chunk) == bytearray(chunk)
@@ -243,7 +243,7 @@ def test_a_piece_is_taken_only_whole_and_counts_like_any_reading() -> None:
 
 
 def test_one_piece_each_in_turn() -> None:
-    """Writers that always want more, a socket that takes a little: none is ahead by more than a piece."""
+    """Writers that always have content, a socket that accepts little: none is ahead by more than a piece."""
     link = Link.make()
     pairs = [joined(link, MIDDLE) for _ in range(20)]
     for _ in range(2_000):
@@ -275,7 +275,7 @@ def test_a_reader_that_stops_stops_only_its_own_stream() -> None:
 
 
 def test_an_unused_turn_passes_on() -> None:
-    """A stream that is woken and then ends, or has no credit, does not keep the others waiting."""
+    """A stream that is woken and then ends, or has no credit, does not block the others."""
     link = Link.make()
     pairs = [joined(link, MIDDLE) for _ in range(20)]
     streams = [stream for stream, _ in pairs]
@@ -334,7 +334,7 @@ def test_an_unused_turn_ends_when_the_buffer_has_run_empty_twice() -> None:
         stream.writable.take()
         write_all(stream, bytes(64_484))
     link.settle()
-    assert streams[4].writable.take()  # four fitted, and its service is gone
+    assert streams[4].writable.take()  # four fitted, and its service has ended
     for _ in range(3):
         link.a.ping()
         link.settle()
@@ -403,7 +403,7 @@ def test_windows_never_exceed_the_links_budget() -> None:
     assert streams[2].error is not None
     assert getattr(streams[2].error, "code", None) == ErrorCode.BUSY
     assert link.b.streams == 2
-    # What was on its way for the refused stream did no harm; a place that is freed can be taken.
+    # Bytes in transit for the refused stream had no effect; a freed place can be used.
     streams[0].reset(ErrorCode.CANCELLED)
     link.settle()
     again = link.a.open(MIDDLE)
@@ -506,11 +506,11 @@ def test_no_credit_is_granted_to_a_finished_writer() -> None:
 
 
 def test_go_away_loses_no_stream() -> None:
-    """One side leaves while the other opens: what was on its way is served, then both are drained."""
+    """One side leaves while the other opens: streams in transit are served, then both sides are drained."""
     link = Link.make()
     old, old_twin = joined(link)
     link.b.go_away()
-    crossing = link.a.open(SMALL)  # the news is not here yet
+    crossing = link.a.open(SMALL)  # the message has not arrived yet
     write_all(crossing, b"just in time")
     pump(link.b, link.a)
     assert link.a.peer_leaves
@@ -559,13 +559,13 @@ def test_streams_beyond_the_limit_are_refused_and_a_flood_of_them_ends_the_link(
     assert peer.heard() == [(T.RESET, 2 * number, busy) for number in range(4, 9)]
     assert peer.mux.streams == 3
     for number in range(9, 9 + 68):
-        peer.say(open_cell(2 * number))  # and never listens
+        peer.say(open_cell(2 * number))  # and never reads
     with pytest.raises(LinkError, match="have not left"):
         peer.say(open_cell(2 * 100))
 
 
 def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
-    """Each costs this side a RESET: a peer that never listens must not make it keep any number of them."""
+    """Each costs this side a RESET. A peer that never reads must not make it store any number of them."""
     peer = RawPeer.make(is_dialler=True, limits=MuxLimits(max_streams=100))
     number = 0
     for number in range(2, 2 + 2 * 165, 2):
@@ -580,7 +580,7 @@ def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
 
 
 def test_a_flood_of_control_cells_leaves_nothing_behind() -> None:
-    """A peer that never reads: whatever it sends, little is kept."""
+    """A peer that never reads: whatever it sends, little is stored."""
     peer = RawPeer.make(is_dialler=True)
     peer.say(open_cell(2))
     for number in range(3_000):
@@ -614,7 +614,7 @@ def test_single_bytes_cost_little_more_than_they_hold() -> None:
 
 
 def test_the_stream_that_has_waited_longest_pays_for_the_nodes_memory() -> None:
-    """The sniper attack: streams that are filled and never read, on two links of one node."""
+    """The sniper attack: filled streams that are never read, on two links of one node."""
     clock, budget = Clock(), Budget(1_000_000)
     links = [Link.make(budget=budget, clock=clock) for _ in range(2)]
     pairs: list[Pair] = []
@@ -626,7 +626,7 @@ def test_the_stream_that_has_waited_longest_pays_for_the_nodes_memory() -> None:
         for link in links:
             link.settle()
         if number == 5:
-            read_all(pairs[0][1])  # the first is read after all, and filled again: it is young now
+            read_all(pairs[0][1])  # the first is read now, and filled again: it is the youngest
             write_all(pairs[0][0], bytes(30_000))
             links[0].settle()
         assert budget.used_bytes <= 900_000
@@ -665,7 +665,7 @@ def test_content_that_was_evicted_does_not_end_like_a_whole_message() -> None:
 
 @pytest.mark.full
 def test_a_thousand_streams_one_of_which_is_never_read() -> None:
-    """All others complete, and what the link holds at any time is counted."""
+    """All others complete, and the memory of the link is counted throughout."""
     budget = Budget(8 << 20)
     link = Link.make(budget=budget)
     content = seeded_bytes(3)(40_000)
@@ -703,7 +703,7 @@ def test_a_thousand_streams_one_of_which_is_never_read() -> None:
     assert all(got[stream.id] == content for stream in streams[1:])
     assert all(stream.status == b"done" for stream in streams[1:])
     assert streams[0].status is None
-    # One reader that stops holds its window at most; the rest is what came in one move.
+    # A reader that stops holds its window at most; the rest arrived in one move.
     assert most <= 2_000_000 + MIDDLE.geometry.window_bytes
     assert budget.evicted == 0
     assert link.b.streams == 1
@@ -725,7 +725,7 @@ def size_of(make: Callable[[], object], count: int) -> float:
 
 
 def test_the_memory_of_idle_objects() -> None:
-    """An idle link keeps no buffer, an idle stream nothing but its own few fields."""
+    """An idle link holds no buffer, an idle stream only its own fields."""
     assert size_of(lambda: RawPeer.make().mux, 50) < 4_096 + 1_024  # its peer's sealer and pool are in this
     link = Link.make()
     assert size_of(lambda: joined(link, MIDDLE), 500) < 2 * 2_048

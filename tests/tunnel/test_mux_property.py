@@ -1,8 +1,8 @@
-"""Two multiplexers over a hostile pipe: whatever the order of events, what is read is what was written.
+"""Two multiplexers over a hostile pipe: in any order of events, the bytes read are the bytes written.
 
 The model is two byte strings for each stream and direction, and a few flags. Hypothesis draws a seed and a
 number of steps; each step writes, reads, moves bytes of the pipe, opens, accepts, ends, resets or pads, as
-the seed has it. The pipe moves any number of bytes at a time, or none; readers read any amount or nothing;
+the seed decides. The pipe moves any number of bytes at a time, or none; readers read any amount or nothing;
 the engines change at each call.
 """
 
@@ -25,7 +25,7 @@ LIMITS = MuxLimits(max_streams=6, peer_max_streams=6, window_bytes=4 << 20)
 
 @dataclass
 class End:
-    """One side's view of a stream, and the model of what it sends."""
+    """One side's view of a stream, and the model of its sent bytes."""
 
     stream: MuxStream[Flag]
     other: End | None = None
@@ -44,16 +44,16 @@ class End:
 
 
 class TwoSides:
-    """The two multiplexers and the model of what they carry."""
+    """The two multiplexers and the model of their content."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        # One run in four is at a constant rate, where what moves is what the clock lets go.
+        # One run in four has a constant rate, where the clock decides what moves.
         units = self.rng.choice([0, 0, 0, 0, 0, 0, 5, 16])
         self.link = Link.make(limits=LIMITS, engine=mixed_engine(seed), record_units=units)
         self.ends: list[End] = []
         self.has_left = False
-        # Some runs are mostly about moving content, others about streams that come and go.
+        # Some runs mostly move content, others mostly open and close streams.
         self.ends_often = self.rng.random()
 
     def step(self) -> None:
@@ -128,7 +128,7 @@ class TwoSides:
         if self.rng.random() < 0.5 and (piece := end.stream.take_piece(len(buffer))) is not None:
             assert len(piece) == len(buffer)
             end.got += piece
-            piece[:] = bytes(len(piece))  # it is ours alone
+            piece[:] = bytes(len(piece))  # no other object uses it
         try:
             while count := end.stream.readinto(buffer):
                 end.got += buffer[:count]
@@ -189,7 +189,7 @@ class TwoSides:
             assert side.budget.used_bytes == held[side.table]
 
     def check_credit(self) -> None:
-        """With nothing on the way: each sender's credit is what its receiver has granted."""
+        """With nothing in transit, each sender's credit equals its receiver's grant."""
         for number, stream in self.link.a.table.streams.items():
             twin = self.link.b.table.streams.get(number)
             if twin is not None:
@@ -200,7 +200,7 @@ class TwoSides:
                         assert sender.credit + read == receiver.window_bytes
 
     def end(self) -> None:
-        """After any history: when all continue, everything that was not reset arrives."""
+        """After any history, when all continue, everything that was not reset arrives."""
         goals = {id(end): len(end.sent) + 100_000 for end in self.ends if not end.finished}
         while True:
             self.link.settle()
@@ -240,7 +240,7 @@ class TwoSides:
         assert self.link.buffers.borrowed == 0
 
     def progress(self) -> list[tuple[int, int, bool, bool]]:
-        """What changes while anything moves; a notification that was lost makes it stand still."""
+        """Values that change while anything moves. After a lost notification they stand still."""
         return [(len(end.sent), len(end.got), end.saw_end, end.status is None) for end in self.ends]
 
 
@@ -264,5 +264,5 @@ def test_random_histories_read_what_was_written(seed: int, steps: int) -> None:
     "seed", [pytest.param(seed, marks=[pytest.mark.full] if seed > 2 else []) for seed in range(8)]
 )
 def test_long_lives(seed: int) -> None:
-    """The same, for long enough that windows grow and buffers turn over many times."""
+    """The same, long enough that windows grow and buffers are reused many times."""
     simulate(seed, 1_500)

@@ -1,4 +1,4 @@
-"""Every cell in every state is legal or the documented error, of the documented scope.
+"""Every cell in every state is legal, or causes the documented error with the documented scope.
 
 The oracle is written from docs/protocol.md, "Streams", not from the code's table.
 """
@@ -241,7 +241,7 @@ def test_credit_beyond_what_there_may_be_ends_the_stream() -> None:
     assert peer.mux.error is None
 
 
-# --- this side's own mistakes ---
+# --- mistakes of this side ---
 
 
 def test_calls_out_of_order_are_local_errors() -> None:

@@ -1,4 +1,4 @@
-"""Turns alone: which writer is woken, in which order, and that none is forgotten."""
+"""The scheduler alone: which writer is woken, in which order, and that none is forgotten."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOM = 35  # three pieces and a half
 
 
 class Writer:
-    """A stream that waits, or not."""
+    """A stream that may wait to write."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,7 +45,7 @@ def test_as_many_are_woken_as_fit_in_the_order_in_which_they_came() -> None:
     turns.freed(ROOM, is_empty=False)
     assert woken(streams) == streams[:3]
     turns.freed(ROOM, is_empty=False)
-    assert woken(streams) == []  # the room is spoken for
+    assert woken(streams) == []  # the room is reserved
     assert turns.admits(streams[1], PIECE, ROOM)
     turns.freed(ROOM, is_empty=False)
     assert woken(streams) == streams[3:4]
@@ -70,7 +70,7 @@ def test_a_writer_that_finds_less_room_than_promised_stays_first() -> None:
         assert not turns.admits(stream, PIECE, 0)
     turns.freed(PIECE, is_empty=False)
     assert woken(streams) == streams[:1]
-    assert not turns.admits(streams[0], PIECE, 5)  # control cells were faster
+    assert not turns.admits(streams[0], PIECE, 5)  # control cells came first
     turns.freed(PIECE, is_empty=False)
     assert woken(streams) == streams[:1]
 
@@ -102,7 +102,7 @@ def test_a_grant_that_is_not_used_ends_when_the_buffer_was_empty_twice() -> None
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_writer_starves_and_all_write_about_equally_often(seed: int) -> None:
-    """Writers that call only when woken, in any order, and write as often as they may in one call."""
+    """Writers that call only when woken, in any order, and write as often as possible in one call."""
     rng, turns, streams = random.Random(seed), WriteScheduler(), writers(3 + seed % 9)
     counts = dict.fromkeys(streams, 0)
     used = 0

@@ -1,4 +1,4 @@
-"""Names of files: what people call them stays, what harms a folder or a terminal is refused."""
+"""Names of files: usual names are kept, and names that could harm a folder or a terminal are refused."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_link_that_dies_young_and_unused_counts_as_a_failure() -> None:
     links.dial_begins()
     links.dial_fails(50.0)
     assert links.retry_s == 50.0 + 0.375  # the count began anew
-    links.remove(FakeLink(), 60.0)  # one that is not ours: nothing
+    links.remove(FakeLink(), 60.0)  # not a link of this pool: no effect
 
 
 def test_old_links_are_replaced_and_each_is_retired_once() -> None:
@@ -146,7 +146,7 @@ def test_idle_links_beyond_those_kept_end() -> None:
 
 @given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6))
 def test_of_links_dialled_at_once_both_sides_keep_the_same(k: int, low: int, high: int) -> None:
-    """Each side sees all links, in an order of its own, and both name the same for the end."""
+    """Each side sees all links, in its own order, and both choose the same ones to end."""
     policy = replace(POOLED, links=k)
     names = [("low", number) for number in range(low)] + [("high", number) for number in range(high)]
     at_low = pool(policy, own=LOW, peer=HIGH)

@@ -21,7 +21,7 @@ PAIRS = [(first, second) for first in ENGINES for second in ENGINES]
 INITIATOR_STATIC, RESPONDER_STATIC = bytes(range(32)), bytes(range(32, 64))
 PROLOGUE = b"mtun1" + bytes(16)
 PAYLOADS = (b"first", b"second, a little longer", b"")
-# Before the payload stand e 32 in messages 1 and 2, s 32 and its tag 16 in message 3; a tag 16 follows each.
+# Before the payload: e 32 in messages 1 and 2, s 32 and its tag 16 in message 3. After each: a tag 16.
 OVERHEADS = (32 + 16, 32 + 16, 32 + 16 + 16)
 
 payloads = st.tuples(*[st.binary(max_size=600)] * 3)
@@ -153,7 +153,7 @@ def test_link_keys_have_no_handshake_and_do_not_show_themselves() -> None:
 
 
 def refuse(reader: NoiseXK, hostile: bytes, good: bytes, payload: bytes) -> None:
-    """`hostile` is refused without a trace, in the same words for every reason, and then `good` is taken."""
+    """Check that `hostile` is refused without effect, with one text for all reasons, and `good` accepted."""
     before, turn = snapshot(reader), reader.state.turn
     with pytest.raises(HandshakeError, match=f"^handshake message {turn + 1} of 3 was refused: ") as caught:
         reader.read_message(hostile)
@@ -227,7 +227,7 @@ def test_ephemeral_of_low_order_is_refused(index: int, point: bytes, engine: str
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_static_key_of_low_order_in_message_3_is_refused(engine: str) -> None:
-    """Sealed by a peer who knows all keys so far: the tag is right, the point is not."""
+    """Sealed by a peer who knows all keys so far: the tag is valid, the point is not."""
     chosen = ENGINES[engine]
     initiator, responder = make("initiator", chosen), make("responder", chosen)
     advance(2, initiator, responder)
@@ -257,7 +257,7 @@ def test_a_message_for_another_node_is_refused() -> None:
 
 
 def test_an_impostor_cannot_answer() -> None:
-    """Without the responder's static key one can only repeat what the real one sent to another peer."""
+    """Without the responder's static key, Eve can only repeat what the real one sent to another peer."""
     initiator, other, responder = make("initiator"), make("initiator"), make("responder")
     responder.read_message(other.write_message(b""))
     answer = responder.write_message(b"")
@@ -274,7 +274,7 @@ def test_an_impostor_cannot_answer() -> None:
 @pytest.mark.parametrize("count", range(4))
 @pytest.mark.parametrize("role", ["initiator", "responder"])
 def test_every_call_out_of_turn_is_a_local_error(count: int, role: Role) -> None:
-    """Each state against each call: the one that the table allows, and LocalTunnelError for the others."""
+    """Each state with each call: calls that the table allows succeed, others raise LocalTunnelError."""
     ends: dict[Role, NoiseXK] = {"initiator": make("initiator"), "responder": make("responder")}
     advance(count, ends["initiator"], ends["responder"])
     noise = ends[role]

@@ -26,7 +26,7 @@ class Middle:
 
 @dataclass
 class Trace:
-    """Something that can be padded."""
+    """Records the padding calls of a policy."""
 
     padded: list[int]
     ticks: int = 0
@@ -56,7 +56,7 @@ def test_poisson_padding_has_its_rate_and_its_sizes() -> None:
         policy.act(link, now_s, rng)
     assert len(link.padded) == 4_000
     assert sum(gaps) / 4_000 == pytest.approx(0.5, rel=0.05)
-    # Exponential: a third and a bit outlasts the mean.
+    # Exponential: 36.8 % are longer than the mean.
     assert sum(gap > 0.5 for gap in gaps) / 4_000 == pytest.approx(0.368, abs=0.03)
     assert link.padded.count(16) == pytest.approx(2_000, rel=0.1)
     assert set(link.padded) == {1, 5, 16}
@@ -97,7 +97,7 @@ def test_liveness_asks_and_then_gives_up() -> None:
     assert policy.verdict(110.0, last_received_s=100.0, ping_sent_s=None) == "wait"
     assert policy.verdict(125.0, last_received_s=100.0, ping_sent_s=None) == "ping"
     assert policy.verdict(130.0, last_received_s=100.0, ping_sent_s=125.0) == "wait"
-    # Any byte counts: the answer may stand behind a long transfer.
+    # Any byte counts: the answer may be behind a long transfer.
     assert policy.verdict(150.0, last_received_s=149.0, ping_sent_s=125.0) == "wait"
     assert policy.verdict(145.0, last_received_s=100.0, ping_sent_s=125.0) == "dead"
 

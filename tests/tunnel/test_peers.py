@@ -1,4 +1,4 @@
-"""The peer table: back-off of peers, its listeners, and that strangers evict no failures of others."""
+"""The peer table: back-off, listeners, and that strangers evict no failures of other peers."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_least_failed_peers_are_first() -> None:
 
 
 class _Bounded(RuleBasedStateMachine):
-    """Against a model that forgets nothing."""
+    """Against an unbounded model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class _Bounded(RuleBasedStateMachine):
 
     @rule(strangers=st.lists(ids, max_size=40))
     def strangers_come(self, strangers: list[bytes]) -> None:
-        """None of them pushes out a failure while there is one without to go."""
+        """None of them evicts a failure while there is an entry without one."""
         failed = {node_id for node_id in IDS if self.table.failures(node_id)}
         for node_id in strangers:
             if node_id not in failed:

@@ -1,4 +1,4 @@
-"""The two engines give the same bytes and the same errors, call by call, for good and for hostile input."""
+"""The two engines return the same bytes and errors for each call, with valid and hostile input."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_exchange_agrees(private: bytes, public: bytes) -> None:
 
 @given(private=keys, number=st.integers(0, 18))
 def test_non_canonical_points_mean_their_reduction(private: bytes, number: int) -> None:
-    """RFC 7748 section 5: values from p to 2^255 - 1 are taken, as if reduced; the top bit is ignored."""
+    """RFC 7748 section 5: values from p to 2^255 - 1 are accepted as if reduced; the top bit is ignored."""
     forms = [number, number + PRIME, number + 2**255, number + PRIME + 2**255]
     outcomes = set()
     for form in forms:
@@ -139,7 +139,7 @@ def test_public_keys_agree_and_are_canonical(private: bytes) -> None:
 
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_wrong_lengths(length: int, engine: TunnelEngine) -> None:
-    """A private key of the wrong length is our fault; a public one comes from outside and is refused."""
+    """A private key of the wrong length is a local error; a public one comes from outside and is refused."""
     wrong, good = bytes(length), bytes(range(32))
     for call in (
         engine.x25519_private,

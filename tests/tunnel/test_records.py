@@ -99,13 +99,13 @@ def test_any_flipped_bit_behind_the_head(bit: int, engine: TunnelEngine) -> None
     view = memoryview(record)
     with pytest.raises(LinkError):
         RecordOpener(KEY, engine).open(view)
-    # Both libraries decrypt before they compare the tag: nothing of it may stay.
+    # Both libraries decrypt before they compare the tag, so the plaintext must be erased.
     assert not any(view[HEAD_BYTES:-TAG_BYTES])
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_the_head_is_bound(engine: TunnelEngine) -> None:
-    """A record cut to fewer units, with a head to match, does not open."""
+    """A record cut to fewer units, with a matching head, does not open."""
     record = bytearray(sealed_by(RecordSealer(KEY, engine), 3))
     for units in (1, 2):
         shorter = bytearray(record[: units * UNIT_BYTES])
@@ -153,7 +153,7 @@ def test_random_records(data: bytes) -> None:
 
 
 def reference(key: bytes, counter: int, units: int, fill: int = 7) -> bytes:
-    """A record made from the protocol's text, without the code under test."""
+    """A record made by the protocol's text, without the code under test."""
     head = struct.pack(">HH", units, 0)
     plain = bytes([fill]) * (units * UNIT_BYTES - RECORD_OVERHEAD)
     return head + OPENSSL.layers.aead(key).seal(bytes(4) + counter.to_bytes(8, "big"), plain, head)
@@ -168,10 +168,10 @@ def test_a_record_is_as_the_protocol_defines_it() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_the_key_changes_after_2_to_the_14_records(engine: TunnelEngine) -> None:
-    """Both ends are put right before the border (the first, then the second), and walk over it.
+    """Both ends are placed just before the change (the first, then the second), and pass it.
 
-    The first record behind it was sealed and opened under the old key: the ends agreed with each other, and
-    with nobody who reads the protocol.
+    A bug sealed and opened the first record after it under the old key: the ends agreed with each other, but
+    not with the protocol.
     """
     assert REKEY_AFTER == 16_384
     second = rekeyed(KEY, engine)

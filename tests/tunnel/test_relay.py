@@ -29,10 +29,10 @@ CHUNK = 8
 
 
 class Stream:
-    """A stream of a link, as far as a relay sees it.
+    """The part of a link's stream that a relay uses.
 
     Args:
-        pieces: chunks that lie in a buffer of their own, before what the reader gives.
+        pieces: chunks in separate buffers, before the content of the reader.
     """
 
     def __init__(self, reader: MemoryReader, writer: MemoryWriter, pieces: Sequence[bytes] = ()) -> None:
@@ -66,7 +66,7 @@ def _count_up(chunk: memoryview, number: int) -> None:
 
 
 def _run(reactor: Reactor, content: bytes, *, capacity: int, whole: int = 0) -> bytes:
-    """Relay `content`, the first `whole` chunks of it in pieces of their own."""
+    """Relay `content`, the first `whole` chunks of it as separate pieces."""
     to_relay, source_end = memory_pipe(capacity)
     sink_end, from_relay = memory_pipe(capacity)
     unused_reader, unused_writer = memory_pipe(1)

@@ -1,4 +1,4 @@
-"""The replay table against a model that remembers everything for ever."""
+"""The replay table against a model that keeps everything forever."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_second_time_is_a_replay() -> None:
 
 
 def test_only_the_first_slot_counts() -> None:
-    # What follows it is bound into it by HPKE: a header with another rest does not open at all.
+    # HPKE binds the rest of the header to it: a header with another rest does not open.
     table = ReplayTable(KEY)
     table.insert(header(1), T0 + HOUR, now_s=T0)
     with raises_code(ErrorCode.REPLAYED):
@@ -52,7 +52,7 @@ def test_a_full_table_refuses_and_forgets_nothing() -> None:
     for number, expiry in ((1, T0 + HOUR), (2, T0 + 2 * HOUR)):
         with raises_code(ErrorCode.REPLAYED):
             table.insert(header(number), expiry, now_s=T0)
-    # Room comes back with the hour, ten minutes late, and not before.
+    # Room is freed with the hour, ten minutes late, and not earlier.
     with pytest.raises(TableFull):
         table.insert(header(3), T0 + 3 * HOUR, now_s=T0 + HOUR + 600)
     table.insert(header(3), T0 + 3 * HOUR, now_s=T0 + HOUR + 601)
@@ -64,7 +64,7 @@ def test_a_refused_header_leaves_no_trace() -> None:
     table.insert(header(1), T0 + HOUR, now_s=T0)
     with pytest.raises(TableFull):
         table.insert(header(2), T0 + 2 * HOUR, now_s=T0)
-    # Had the refused one been remembered, this would be a replay.
+    # If the refused one had been stored, this would be a replay.
     table.insert(header(2), T0 + 2 * HOUR, now_s=T0 + HOUR + 601)
 
 
@@ -74,12 +74,12 @@ def test_a_limit_of_nothing_refuses_everything() -> None:
 
 
 def test_a_clock_that_is_set_back_does_not_readmit_replays() -> None:
-    """The table forgot the tag while the clock was ahead; now the expiry looks fresh again."""
+    """The table dropped the tag while the clock was ahead; now the expiry is valid again."""
     table = ReplayTable(KEY)
     table.insert(header(1), T0 + HOUR, now_s=T0)
     table.insert(header(2), T0 + 6 * HOUR, now_s=T0 + 5 * HOUR)
     assert len(table) == 1, "the first hour is over, by the clock that ran ahead"
-    check_expiry(T0 + HOUR, T0 + 1)  # by the clock that came back it is not
+    check_expiry(T0 + HOUR, T0 + 1)  # by the clock that was set back it is not
     with raises_code(ErrorCode.EXPIRED) as caught:
         table.insert(header(1), T0 + HOUR, now_s=T0 + 1)
     assert caught.value.code is ErrorCode.EXPIRED
@@ -108,7 +108,7 @@ def test_odd_expiries_share_the_table_of_their_hour() -> None:
 
 
 def test_keys_give_different_tags() -> None:
-    # Nobody without the key can tell which headers would collide.
+    # Without the key it is unknown which headers would collide.
     tables = [ReplayTable(bytes([number]) * 32) for number in (1, 2)]
     for table in tables:
         table.insert(header(1), T0 + HOUR, now_s=T0)
@@ -120,8 +120,8 @@ def test_keys_give_different_tags() -> None:
 class ReplayMachine(RuleBasedStateMachine):
     """Any order of inserts while the clock jumps both ways.
 
-    The model keeps each accepted (header, expiry) for ever. Never is one accepted twice; nothing fresh is
-    refused but for want of room or because of the clock; the table never exceeds its limit.
+    The model keeps each accepted (header, expiry) forever. None is accepted twice; a new one is
+    refused only for lack of room or because of the clock; the table never exceeds its limit.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9), hours=st.integers(0, 4), odd=st.sampled_from([0, 0, 1, 1_799]))
     def insert(self, number: int, hours: int, odd: int) -> None:
-        # A header has one expiry: it is sealed in its first slot. So the number stands for both.
+        # A header has one expiry, sealed in its first slot, so the number identifies both.
         expiry = T0 + hours * HOUR + odd
         self._insert(number * 100_000 + expiry - T0, expiry)
 

@@ -1,4 +1,4 @@
-"""Routes: drawn among those who may stand in them, no node twice, and with the system's generator."""
+"""Routes: drawn among the permitted nodes, with no node twice, by the system's generator."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_peer_is_as_likely_at_every_place() -> None:
         assert all(130 < count < 270 for count in place.values()), "five standard deviations around 200"
 
 
-# --- ways back, and profiles
+# --- reply routes, and profiles
 
 
 def described(name: str, profiles: tuple[int, ...] = ALL_PROFILE_BYTES) -> Descriptor:
@@ -105,7 +105,7 @@ IDS = [peer.node_id for peer in CROWD]
 
 @given(st.integers(0, 6), st.integers(0, 2**32))
 def test_a_neighbour_is_put_last_in_a_reply_route(hops: int, seed: int) -> None:
-    """Even one that the directory does not list, and that offers nothing: the client keeps a link to it."""
+    """Even an unlisted one without profiles, because the client keeps a link to it."""
     for last in (IDS[5], b"x" * 32):
         route = choose_route(
             CROWD, origin=IDS[1], destination=IDS[0], hops=hops, profile_byte=1, last=last,
@@ -163,7 +163,7 @@ SUITE_0 = tuple(profile.byte for profile in ALL_PROFILES if profile.suite == 0)
 def test_the_best_profile(content_bytes: int | None, proxies: int, name: str) -> None:
     everyone = CROWD[:4]
     assert best_profile(everyone, content_bytes, proxies).name == name
-    # One node without suite 1, such as one that has pycryptodome only, and the route does without.
+    # If one node lacks suite 1, for example with pycryptodome alone, the route does not use it.
     slow = [*everyone[:3], described("slow", SUITE_0)]
     assert best_profile(slow, content_bytes, proxies).name == name.removesuffix("-hctr")
 

@@ -1,4 +1,4 @@
-"""What holds for every route that a node draws outside a local network: owners apart, guards at the ends."""
+"""Rules of every route outside a local network: no two proxies of one owner, guards at the ends."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def spread(count: int) -> list[Descriptor]:
 
 @given(st.integers(0, 5), st.integers(0, 2**32))
 def test_a_reply_route_for_an_unknown_node_ends_with_a_guard(hops: int, seed: int) -> None:
-    """It begins with any node: its receiver sees that one."""
+    """It begins with any node, because its receiver sees that node."""
     peers = spread(20)
     world = _World(peers, seed=seed)
     assert world.guards is not None
@@ -236,7 +236,7 @@ def test_failed_peers_return_one_by_one_where_there_are_too_few() -> None:
     assert any(ids[0] in world.provider.route(BOB, 3, PROFILE).proxies for _ in range(50))
 
 
-# --- nodes of the same owner, and those that nothing can be sealed to
+# --- nodes of the same owner, and nodes without a valid key
 
 FAMILY = b"f" * 16
 HOUR_S = 3600
@@ -246,7 +246,7 @@ HOUR_S = 3600
 def test_nodes_of_the_same_owner_are_in_no_way(
     is_local: bool, has_neighbour: bool, hops: int, seed: int
 ) -> None:
-    """Neither those that the node was given, nor its family, in any place: proxies, guards, ways home."""
+    """Neither the given nodes nor the family, in any place: proxies, guards, reply paths."""
     strangers, family = spread(12), [peer(20 + n, f"{80 + n}.1.1.1", family=FAMILY) for n in range(6)]
     given_ids = [strangers[0].node_id, strangers[1].node_id]
     world = _World(
@@ -271,7 +271,7 @@ def test_nodes_of_the_same_owner_do_not_count_and_the_error_explains_it() -> Non
         world.provider.route(peers[0].node_id, 4, PROFILE)
     assert (caught.value.hops, caught.value.available) == (4, 2)
     assert "--hops 2" in caught.value.hint
-    # It may well be asked itself.
+    # It can still be the destination.
     assert world.provider.route(peers[3].node_id, 3, PROFILE).destination == peers[3].node_id
 
 
@@ -286,7 +286,7 @@ def test_a_given_route_through_the_owners_nodes_is_refused() -> None:
 
 
 def test_a_node_at_an_address_of_this_machine_is_the_owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client beside a node has other keys; the node is recognised by the address of this machine."""
+    """A client beside a node has other keys. It recognises the node by the address of this machine."""
     here = peer(3, "53.1.1.1")
     peers = [*spread(3), here, *spread(6)[4:]]
 
@@ -336,14 +336,14 @@ def test_a_peer_that_nothing_can_be_sealed_to_is_not_drawn(why: str, rules: Addr
 
 @pytest.mark.parametrize("starts_s", [int(NOW_S) + 600, int(NOW_S) + 1])
 def test_a_key_within_the_difference_that_clocks_may_have_serves(starts_s: int) -> None:
-    """As at the change of an epoch, for all whose clocks are a little slow."""
+    """As at the change of an epoch, for nodes with slightly slow clocks."""
     peers = [peer(number, f"{50 + number}.1.1.1", starts_s=starts_s) for number in range(3)]
     assert len(_World(peers, rules=LOCAL).provider.route(BOB, 3, PROFILE).proxies) == 3
     assert peers[0].hop(NOW_S).epoch == starts_s
 
 
 def test_where_most_peers_have_no_key_for_now_both_times_are_shown() -> None:
-    """It is probably this machine's clock that is wrong, or the peers' file that is old."""
+    """Probably the clock of this machine is wrong, or the peer file is old."""
     for ahead_s in (2 * HOUR_S, -26 * HOUR_S, 24 * HOUR_S):
         starts_s = int(NOW_S) + ahead_s
         peers = [peer(number, "50.1.1.1", starts_s=starts_s) for number in range(5)]

@@ -1,4 +1,4 @@
-"""The scenario vectors: both engines make them again, and read each file from its own fields alone."""
+"""The scenario vectors: both engines make them again, and read each file from its fields alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ring_of(scenario: dict[str, Any], engine: TunnelEngine) -> KeyRing:
 
 
 def outcome(call: Callable[[], T]) -> tuple[T | None, tuple[str, str]]:
-    """What a call gives, and how the scenario names that."""
+    """The result of a call, and its name in the scenario."""
     try:
         return call(), ("ok", "")
     except PeerError as error:
@@ -89,7 +89,7 @@ def test_headers(name: str, engine: TunnelEngine) -> None:
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 @pytest.mark.parametrize("name", of_kind("message"))
 def test_messages(name: str, engine: TunnelEngine) -> None:
-    """Failures in a layer's words, and the code that a node makes of them."""
+    """Failures as a layer reports them, and the node's code for them."""
     scenario = SCENARIOS[name]
     reader = MessageR(Profile.from_byte(scenario["profile"]), bytes.fromhex(scenario["key"]), engine=engine)
     r = HostileReader(bytes.fromhex(scenario["wire"]))

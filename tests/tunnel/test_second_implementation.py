@@ -1,4 +1,4 @@
-"""Every exchange of the scenario vectors, read by the implementation that was written from the document."""
+"""Every exchange of the scenario vectors, read by the implementation written from the document."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_query_and_each_reply(name: str) -> None:
 
 
 def check_cached(scenario: dict[str, Any], query: Walk, last: bytes, answer: str) -> None:
-    """Alice puts the layers on again, proxy 1's first; each proxy had taken one off."""
+    """Alice adds the layers again, proxy 1's first; each proxy removed one."""
     links = [last]
     for seed in query.seeds:
         links.append(Layers(scenario["profile"], seed, b"backward").on(links[-1]))

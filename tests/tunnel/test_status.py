@@ -1,4 +1,4 @@
-"""STATUS: its writer, its content, how long it was held; lengths, refusals, both engines, equal work."""
+"""STATUS: its author, content and hold times; lengths, refusals, both engines, equal work."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_text_that_another_implementation_did_not_clean_is_cleaned_here(
 
 
 def written_by_hand(keys: StatusKeys, content: bytes) -> bytes:
-    """A STATUS with an authentic body that no origin of ours writes."""
+    """A STATUS with an authentic body that the code never writes."""
     body = hmac_sha256(keys.mac, content) + content
     trail = Trail(INTERACTIVE)
     trail.push(keys.trail, body, 1)
@@ -187,7 +187,7 @@ def test_both_engines_write_the_same_bytes(geometry: Geometry) -> None:
 
 
 def test_the_status_of_a_reply_by_block_ends_at_alices_own_keys() -> None:
-    """Bob carries it back to Alice as it is; she reads it with what the master seed gives."""
+    """Bob passes it on to Alice unchanged; she reads it with keys from the master seed."""
     route = block_status_keys(b"m" * 16, 3)
     assert route[3] == StatusKeys.derive(b"m" * 16)
     assert len({keys.mac for keys in route} | {keys.trail for keys in route}) == 8
@@ -205,7 +205,7 @@ def test_no_key_has_two_uses() -> None:
 
 
 def test_reading_costs_the_same_whatever_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, not timed: calls of the primitives, and bytes that go through them."""
+    """Counted, not timed: the calls of the primitives and their bytes."""
     counts: Counter[str] = Counter()
 
     def counting(key: bytes, *parts: Any, real: Any = hmac_sha256) -> Any:

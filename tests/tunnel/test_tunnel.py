@@ -1,4 +1,4 @@
-"""The whole onion in memory: queries over proxies to Bob, replies by block to Alice, without any socket."""
+"""The onion in memory, without sockets: queries over proxies to Bob, replies by block to Alice."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ FIRST_MODES = [ReplyMode.NONE, ReplyMode.ROUTE]  # the others: test_modes.py
 
 @cache
 def plain_peers(count: int) -> list[Peer]:
-    """Peers with the fast engine, made once: headers are fresh each time, so their tables do no harm."""
+    """Peers with the fast engine, made once: headers are new each time, so old entries have no effect."""
     return make_peers(count)
 
 
 def route_over(peers: Sequence[Peer]) -> Route:
-    """Alice is the first peer, Bob the last."""
+    """The route from Alice, the first peer, to Bob, the last."""
     return Route(tuple(peer.id for peer in peers[1:-1]), peers[-1].id)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A query as it arrived at Bob, with what he made of it."""
+    """A query as received by Bob, with his results."""
 
     relayed: Relayed
     content: bytes
@@ -76,7 +76,7 @@ def send_query(
     profile: Profile = SMALL,
     splits: Sequence[int] = (1 << 20,),
 ) -> Exchange:
-    """From the first peer over all the others to the last."""
+    """Send a query from the first peer over all others to the last."""
     query = peers[0].codec.query(route_over(peers), mode, profile, now_s=NOW_S)
     assert query.frame.first_id == peers[1].id
     assert query.frame.profile == profile
@@ -96,7 +96,7 @@ def send_query(
 
 
 def send_reply(peers: Sequence[Peer], exchange: Exchange, content: bytes) -> tuple[Relayed, ExtRead]:
-    """From the last peer along the block to the first; Alice's reader is returned unread."""
+    """Send a reply from the last peer along the block to the first. Returns Alice's reader, unread."""
     (block,) = exchange.blocks
     frame = peers[-1].codec.reply(block, now_s=NOW_S)
     way_back = list(peers[-2::-1])
@@ -113,7 +113,7 @@ def send_reply(peers: Sequence[Peer], exchange: Exchange, content: bytes) -> tup
     return relayed, tunnel.home_reader(relayed.opened.slot, ticket, block.profile)
 
 
-# --- there and back
+# --- query and reply
 
 
 @pytest.mark.parametrize("proxies", [0, 1, 2, 5, 23, 126])
@@ -233,7 +233,7 @@ def test_cases_of_the_original(
         exchange.relayed.body,
         payload,
     )
-    # Without a reply, what Bob could have answered with lies read and unused: nothing is left over.
+    # Without a reply, Bob has read the reply block and not used it: no byte is left.
     assert len(exchange.blocks) == (mode is ReplyMode.ROUTE)
     if has_reply:
         relayed, reader = send_reply(peers, exchange, payload)
@@ -259,7 +259,7 @@ def read_130_at_a_time(layer: ExtRead, body: bytes, payload: bytes) -> None:
 
 @given(st.integers(0, 3), st.data())
 def test_a_changed_bit_garbles_its_chunk_and_is_refused_at_the_end(proxies: int, data: st.DataObject) -> None:
-    """On any link, in any chunk: no later hop can recognise the change, and Bob refuses the chunk."""
+    """On any link, in any chunk: later hops cannot recognise the change, and Bob refuses the chunk."""
     peers = plain_peers(proxies + 2)
     content = seeded_bytes(proxies)(3_000)
     relayed = send_query(peers, content).relayed
@@ -301,7 +301,7 @@ def test_a_changed_bit_of_a_reply_is_refused_by_alice(proxies: int, data: st.Dat
 
 @pytest.mark.parametrize("order", [[1, 0, 2, 3], [0, 0, 2, 3], [0, 2, 3], [0, 1, 3, 2]], ids=str)
 def test_chunks_out_of_order_become_noise_at_the_next_proxy(order: list[int]) -> None:
-    """A proxy that reorders, repeats or drops: the tweak of the next one is the place, so it garbles them."""
+    """A proxy that reorders, repeats or drops: the next one's tweak is the place, so chunks become noise."""
     peers = plain_peers(4)
     relayed = send_query(peers, bytes(3_500)).relayed
     chunks = chunks_of(relayed.links[1][SMALL.geometry.header_bytes :], SMALL)
@@ -324,7 +324,7 @@ def test_no_chunk_is_seen_on_two_links_and_proxies_cannot_read() -> None:
     pieces = [link[at : at + 16] for link in relayed.links for at in range(0, len(link), 16)]
     assert len(set(pieces)) == len(pieces)
     for peer, opened in zip(peers[1:], relayed.proxied, strict=False):
-        # Even with its own slot's seed taken for Bob's, nothing opens.
+        # Even with its own seed in place of Bob's, nothing opens.
         wrong = peer.codec.destination_reader(opened.slot, SMALL)
         assert isinstance(read_all(wrong, relayed.body)[1], AuthenticationError)
 
@@ -349,7 +349,7 @@ def header_for(
     expiry: int = int(NOW_S // 3_600 + 2) * 3_600,
     seed: int = 0,
 ) -> bytes:
-    """A header for one peer with any values: its sender is hostile."""
+    """A header for one peer with any values, from a hostile sender."""
     onion = peers[index].keys.onion
     hop = Hop(OPENSSL.x25519_private(onion.private).public, onion.epoch)
     after = Slot(Command.DEST, expiry, seeded_bytes(seed)(16))
@@ -372,7 +372,7 @@ def test_a_replayed_header_is_refused_everywhere() -> None:
     exchange = relay_frame(frame, SMALL, peers[1:], origin=peers[0].id)
     for peer, link in zip(peers[1:], exchange.links, strict=True):
         header = link[: SMALL.geometry.header_bytes]
-        # Whoever it comes from, and whenever, until it has expired.
+        # From any sender, at any time, until it has expired.
         for neighbour, now_s in ((peers[0].id, NOW_S), (b"e" * 32, NOW_S + 3_000)):
             with raises_code(ErrorCode.REPLAYED):
                 peer.codec.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
@@ -388,7 +388,7 @@ def test_a_reply_block_serves_once() -> None:
 
 
 def test_a_clock_that_was_ahead_for_a_moment_stops_no_replies() -> None:
-    """Bob has used a block at the wrong time; that of the next query is no older for it."""
+    """Bob has used a block at the wrong time, which does not affect the block of the next query."""
     peers = plain_peers(3)
     block, another = (send_query(peers, b"q", ReplyMode.ROUTE).blocks[0] for _ in range(2))
     used = UsedBlocks(10)
@@ -423,7 +423,7 @@ def test_the_next_node_is_neither_this_one_nor_the_one_before(which: str) -> Non
     next_id = peers[1].id if which == "self" else b"a" * 32
     with raises_code(ErrorCode.UNKNOWN_NEXT):
         opens(peers, header_for(peers, next_id=next_id))
-    # For the last node the field means something else, or nothing.
+    # For the last node the field has another meaning, or none.
     assert opens(peers, header_for(peers, next_id=next_id, command=Command.DEST)).next_id == next_id
 
 
@@ -459,7 +459,7 @@ LATE = int(NOW_S) - 10_000
 
 
 def test_checks_are_made_in_their_order() -> None:
-    """Everything wrong at once; each fault is seen when those before it are mended."""
+    """All faults together; each is seen when the earlier ones are corrected."""
     peers = make_peers(3)
     own = peers[1].id
     everything = header_for(peers, next_id=own, delay_10ms=9_999, expiry=LATE)
@@ -479,7 +479,7 @@ def test_checks_are_made_in_their_order() -> None:
 
 
 def test_a_refused_header_is_not_remembered() -> None:
-    """Refused for a reason that passes (a clock, a neighbour): the same bytes are taken later."""
+    """After a temporary refusal (by clock or neighbour) the same bytes are accepted later."""
     peers = make_peers(3)
     (epoch,) = peers[1].codec.ring.opening(NOW_S)
     table = epoch.table
@@ -513,7 +513,7 @@ def test_random_headers_are_refused(header: bytes) -> None:
 
 
 def test_a_home_slot_that_alice_did_not_make_is_refused() -> None:
-    """Anybody can seal a HOME slot to Alice; only she can make the ticket in it."""
+    """Any node can seal a HOME slot to Alice, but only she can make its ticket."""
     peers = make_peers(3)
     slot = opens(peers, header_for(peers, command=Command.HOME, next_id=seeded_bytes(5)(32)))
     assert slot.command is Command.HOME
@@ -530,7 +530,7 @@ def test_a_ticket_of_another_node_is_refused() -> None:
         peers[0].codec.home_ticket(replace(relayed.opened.slot, seed=bytes(16)))
 
 
-# --- what cannot be built
+# --- routes that cannot be built
 
 
 def directory_with(*descriptors: Descriptor) -> StaticDirectory:
@@ -585,7 +585,7 @@ def test_a_node_without_an_onion_key_for_now(now_s: float) -> None:
 
 @pytest.mark.parametrize("public", [bytes(32), b"\xff" * 32], ids=["low order", "not canonical"])
 def test_a_node_that_publishes_an_impossible_onion_key(public: bytes) -> None:
-    """Signed by its owner, so the directory takes it; the error of the primitives came out as it was."""
+    """Its owner signed it, so the directory accepts it. A bug passed on the error of the primitives."""
     bad = resigned("2", (OnionKeyInfo(0, 2**32 - 1, public),))
     assert Descriptor.parse(bad.signed, OPENSSL) == bad
     alice = alice_with(BOB, bad)
@@ -619,7 +619,7 @@ def test_a_block_that_begins_at_bob_himself_is_not_answered() -> None:
 
 
 def test_a_block_of_another_profile_than_the_query() -> None:
-    """Bob answers in the profile of the block, whatever the query came in."""
+    """Bob answers in the profile of the block, whatever the profile of the query."""
     peers = plain_peers(3)
     exchange = send_query(peers, b"q", ReplyMode.ROUTE, Profile(LONG))
     frame = peers[-1].codec.reply(exchange.blocks[0], now_s=NOW_S)

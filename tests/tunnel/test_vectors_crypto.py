@@ -90,7 +90,7 @@ def test_hkdf(name: str) -> None:
 def test_hpke(name: str, engine: TunnelEngine) -> None:
     """The vector has associated data and the protocol has none, so the libraries' calls cannot take it.
 
-    So the composed seal is compared with the vector, and what it seals without is given to the libraries.
+    So the composed seal is compared with the vector, and the libraries open what it seals without such data.
     """
     private, public, ephemeral, enc, info, aad, plaintext, ciphertext = _bytes(
         HPKE[name],
@@ -162,7 +162,7 @@ def test_noise(name: str, engine: TunnelEngine) -> None:
     last = messages[2][1]
     final = sha256(sha256(hashes[1], last[:48]), last[48:])
     assert hashes[2] == ends[0].handshake_hash == ends[1].handshake_hash == final
-    # Transport messages go on in turn: the responder, who did not write the last one, writes the fourth.
+    # Transport messages alternate: the responder, who did not write the last one, writes the fourth.
     for index, (payload, ciphertext) in enumerate(messages[3:]):
         writer, reader = ends[(index + 1) % 2], ends[index % 2]
         nonce = nonce_of(index // 2)

@@ -1,4 +1,4 @@
-"""The scenario files of STATUS and of established tunnels: made by both engines, read by two readers."""
+"""The scenario files of STATUS and established tunnels: made by both engines, read by two readers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_bob_takes_all_chunks_but_the_last(name: str, engine: TunnelEngine) -> N
 
 @pytest.mark.parametrize("name", [name for name in TUNNELS if name not in BAD_TUNNELS])
 def test_a_reader_of_both_directions_written_from_the_document(name: str) -> None:
-    """Keys, counters, key steps and heads by hand; what each chunk is stands in the file."""
+    """Keys, counters, key changes and heads by hand; the file names the kind of each chunk."""
     scenario = TUNNELS[name]
     privates = {
         end: OPENSSL.x25519_private(sha256(f"mtun1 tunnel vector: {end}".encode()))

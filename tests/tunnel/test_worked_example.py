@@ -1,6 +1,6 @@
 """The worked example of docs/protocol.md: made again by both engines, and read by a second implementation.
 
-Three promises: the project still writes these bytes; the document's words are enough to read them; the hex
+Three checks: the project still writes these bytes; the document's text suffices to read them; the hex
 in the document is that of the file.
 """
 
@@ -87,7 +87,7 @@ def test_all_random_values_follow_the_rule_of_the_document(example: dict[str, by
 
 
 def _carry(example: dict[str, bytes], direction: str, path: list[str]) -> tuple[int, bytes, bytes]:
-    """Take the frame along `path` by the document's words; the last slot's command, next id and seed."""
+    """Carry the frame along `path` by the document. Returns the last slot's command, next id and seed."""
     epoch = int.from_bytes(example["epoch"], "big")
     header = example[f"{direction}.header {path[0]}-{path[1]}"]
     for here, there in zip(path[1:], [*path[2:], ""], strict=True):
@@ -123,7 +123,7 @@ def _content(example: dict[str, bytes], direction: str, key: bytes, count: int) 
 
 
 def test_a_second_implementation_reads_the_cached_reply(example: dict[str, bytes]) -> None:
-    """Proxies take a layer off, as on every half; Alice puts them on again, hop 1 first."""
+    """Proxies remove a layer, as in each direction; Alice adds them again, hop 1 first."""
     keys = [expand(example[f"draw.query seed proxy{number}"], b"backward", 128) for number in (1, 2)]
     assert keys == [example["query.proxy1 backward"], example["query.proxy2 backward"]]
     chunk = example["cached.chunk 0 bob-proxy2"]

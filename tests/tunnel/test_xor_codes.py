@@ -1,4 +1,4 @@
-"""XOR codes, the original's error channel: its own test cases, every place, every change."""
+"""XOR codes, the original's error channel: its test cases, every place, every change."""
 
 from __future__ import annotations
 

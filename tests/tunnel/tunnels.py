@@ -1,4 +1,4 @@
-"""Two ends of an established tunnel with pipes of chunks between them, and an end written by hand."""
+"""Two ends of an established tunnel joined by pipes of chunks, and an end written by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_end(
 
 
 class Pair:
-    """Alice and Bob, and the chunks on their way. `now_s` is the clock of both."""
+    """Alice and Bob, and the chunks in transit. `now_s` is the clock of both."""
 
     def __init__(
         self,
@@ -97,14 +97,14 @@ class Pair:
         return True
 
     def step(self, rng: random.Random) -> bool:
-        """One send or delivery, drawn at random; False when there is none."""
+        """One send or delivery, drawn at random. Returns False if there is none."""
         moves: list[Callable[[Tunnel], bool]] = [self.send, self.deliver]
         choices = [(move, end) for move in moves for end in (self.alice, self.bob)]
         rng.shuffle(choices)
         return any(move(end) for move, end in choices)
 
     def settle(self) -> int:
-        """Move everything until both ends are quiet; how many chunks were sent."""
+        """Move everything until both ends are quiet. Returns the number of sent chunks."""
         sent = 0
         while True:
             moved = False
@@ -118,7 +118,7 @@ class Pair:
 
 
 def write_all(pair: Pair, stream: object, data: bytes) -> None:
-    """Write all of it, moving chunks while there is no room."""
+    """Write all bytes, moving chunks while there is no room."""
     view = memoryview(data)
     while view:
         try:
@@ -128,7 +128,7 @@ def write_all(pair: Pair, stream: object, data: bytes) -> None:
 
 
 def read_some(stream: SubStream[Flag], length: int = 100_000) -> bytes | None:
-    """What is here: None for "not now", b"" for the end."""
+    """Read the available bytes: None if there are none, b"" at the end."""
     buffer = bytearray(length)
     try:
         return bytes(buffer[: stream.readinto(buffer)])
@@ -138,7 +138,7 @@ def read_some(stream: SubStream[Flag], length: int = 100_000) -> bytes | None:
 
 @dataclass
 class RawEnd:
-    """An end that sends whatever the test wants, written from the document: keys, heads, padding by hand.
+    """An end that sends any chunks, written from the document: keys, heads, padding by hand.
 
     Attributes:
         other: the real end that it talks to.
@@ -171,7 +171,7 @@ class RawEnd:
         flags: int = 0,
         padding: bytes | None = None,
     ) -> bytearray:
-        """A chunk, its counter used up."""
+        """Seal a chunk, which uses up its counter."""
         head = bytes([kind, flags]) + sub_stream.to_bytes(2, "big") + len(data).to_bytes(2, "big")
         room = self.geometry.chunk_bytes - 22 - len(data)
         plain = head + data + (padding or bytes(room))
@@ -186,7 +186,7 @@ class RawEnd:
     def refused(
         self, kind: int, data: bytes = b"", *, sub_stream: int = 0, flags: int = 0
     ) -> PeerError | None:
-        """Send a chunk; the error that it made, if any."""
+        """Send a chunk. Returns the error that it caused, or None."""
         try:
             self.send(kind, data, sub_stream=sub_stream, flags=flags)
         except PeerError as error:
@@ -194,7 +194,7 @@ class RawEnd:
         return None
 
     def take(self) -> tuple[int, int, int, bytes] | None:
-        """Receive one chunk of the other end: type, flags, sub-stream, data. None: it has none."""
+        """Receive one chunk of the other end: type, flags, sub-stream, data. None: there is none."""
         out = bytearray(self.geometry.chunk_bytes)
         if not self.other.next_chunk(memoryview(out), 0.0):
             return None
@@ -228,7 +228,7 @@ class RawEnd:
             self.next_receive_key, self.next_send_key = forward, backward
 
     def take_all(self) -> list[tuple[int, int, int, bytes]]:
-        """Everything that the other end has to send now."""
+        """Receive all chunks that the other end can send now."""
         found = []
         while (chunk := self.take()) is not None:
             found.append(chunk)
@@ -246,7 +246,7 @@ class RawEnd:
             self.send_key, self.send_count = expand(self.send_key, b"rekey", 32), 0
 
     def establish(self) -> None:
-        """Both HELLOs, and the first REKEY."""
+        """Exchange both HELLOs and the first REKEY."""
         if self.end is End.ALICE:
             self.send(ChunkType.HELLO, self.hello)
             assert self.take_all()[0][0] == ChunkType.HELLO

@@ -1,8 +1,8 @@
-"""What the scenario vectors are made of, the two kinds about what follows a reply by block.
+"""Makers of the two kinds of scenario vectors about events after a reply by block.
 
-`handed_on`: the STATUS of a reply's way, which Bob hands on in a chunk of the query's backward half.
+`handed_on`: the STATUS of a reply path, which Bob passes on in a chunk of the query's backward half.
 `follow_up`: a frame of Alice's along a block that Bob's reply carried, and his answers to it.
-As `scenario_makers`: a maker gives a function that builds the scenario on an engine, all of it fixed.
+As in `scenario_makers`, a maker returns a function that builds the scenario with an engine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LAST = 1
 
 
 def report_of(report: Any) -> Scenario:
-    """What Alice reads, of a `StatusReport`."""
+    """The fields of a `StatusReport` as Alice reads it."""
     return {
         "origin": report.origin, "code": "" if report.code is None else report.code.name,
         "about_next": report.about_next, "text": report.text, "suspects": list(report.suspects),
@@ -48,7 +48,7 @@ def report_of(report: Any) -> Scenario:
     }  # fmt: skip
 
 
-# --- the STATUS of a reply's way ---------------------------------------------------------------------------
+# --- the STATUS of a reply path ----------------------------------------------------------------------------
 
 
 def handed_on(
@@ -112,7 +112,7 @@ def handed_on(
     return build
 
 
-# --- going on along a block of Bob's -----------------------------------------------------------------------
+# --- follow-ups along a block of Bob's ---------------------------------------------------------------------
 
 
 def follow_up(
@@ -128,7 +128,7 @@ def follow_up(
 
     Args:
         answers: to the follow-up: as many blocks are in its head.
-        own_first: Bob's first block begins at Alice, whom he does not know: it is of no use to her.
+        own_first: Bob's first block begins at Alice, whom he does not know, so she cannot use it.
     """
 
     def build(engine: TunnelEngine) -> Scenario:

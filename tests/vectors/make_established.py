@@ -5,9 +5,9 @@
 
 Seed of the DEST slot: "mtun1 tunnel key". Ephemeral private keys: SHA-256("mtun1 tunnel vector: " ‖ "alice"),
 and "bob". Geometry 1; each end offers a window of 4 chunks and 4 sub-streams, and sends 6 chunks under a key.
-A file has what was done, and for each chunk in order: who sent it, what it is, its bytes after the proxies'
-layers are off. In a negative file the last chunk is refused by its receiver with BAD_CONTENT, all before it
-are taken.
+A file has the operations, and for each chunk in order: its sender, its kind, its bytes after the proxies'
+layers were removed. In a negative file the receiver refuses the last chunk with BAD_CONTENT and accepts all
+earlier ones.
 """
 
 from __future__ import annotations

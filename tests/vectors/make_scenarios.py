@@ -1,16 +1,16 @@
-"""Scenario vectors of the onion protocol: what a node does with given bytes, each failure by its name.
+"""Scenario vectors of the onion protocol: the reaction of a node to given bytes, with the names of failures.
 
     python -m tests.vectors.make_scenarios             # prints what would change, changes nothing
     python -m tests.vectors.make_scenarios --write     # the files of tests/vectors/onion
 
-One scenario a file, of one of eight kinds (tests/vectors/README.md has the fields): `exchange`, a whole
-exchange with fixed draws; `follow_up`, one that Alice goes on with along a block of Bob's; `handed_on`, the
-STATUS of a reply's way on the query's backward half; `open`, headers given to a node; `message`, chunks given
-to a reader; `block`, a reply block to be used; `home`, a ticket that came back; `origin`, a claim to be
-checked. A file has all that a reader needs. Everything random comes from `secret(scenario, use)`; the
-ephemeral keys of HPKE too.
+One scenario per file, of one of eight kinds (tests/vectors/README.md has the fields): `exchange`, a whole
+exchange with fixed draws; `follow_up`, one that Alice continues along a block of Bob's; `handed_on`, the
+STATUS of a reply path on the query's backward half; `open`, headers given to a node; `message`, chunks given
+to a reader; `block`, a reply block to be used; `home`, a returned ticket; `origin`, a claim to be
+checked. A file has all that a reader needs. All random values come from `secret(scenario, use)`, the
+ephemeral keys of HPKE included.
 
-The bytes are the project's own: they pin down what it does. `tests/tunnel/test_scenarios.py` makes them again
+The bytes are the project's own and record its behaviour. `tests/tunnel/test_scenarios.py` makes them again
 with both engines, and reads each file without this module.
 """
 

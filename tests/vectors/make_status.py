@@ -4,8 +4,8 @@
     python -m tests.vectors.make_status --write     # writes the files
 
 The slot seed of hop i is the first 16 bytes of SHA-256("mtun1 status vector: hop " ‖ i in decimal); hop i
-holds the frame for 10·(i + 1) ms. A file has the geometry's N, the number of hops, what was done, the bytes
-on each link from the origin to Alice, and what Alice reads. These bytes show what the project does.
+holds the frame for 10·(i + 1) ms. A file has the geometry's N, the number of hops, the operations, the bytes
+on each link from the origin to Alice, and Alice's report. These bytes record the project's behaviour.
 `tests/support/second_status.py` reads them from the document alone.
 """
 

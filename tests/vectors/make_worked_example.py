@@ -8,7 +8,7 @@ Alice sends `ping` to Bob through proxies 1 and 2 in geometry 1 with a reply blo
 and the ephemeral key of each HPKE seal and of the handshake. Both come from `secret(name)`, SHAKE-256 of a
 name that the document lists, so that a second implementation needs no table of random numbers.
 
-These bytes are the project's own: they show what it does, and cannot show that this is right. For that there
+These bytes are the project's own: they record its behaviour, and do not prove it correct. For that there
 are the official vectors of the primitives, and `tests/support/second_implementation.py`, a reader of these
 bytes that is written from the document alone.
 """
@@ -108,12 +108,12 @@ Values = dict[str, bytes]
 
 
 def secret(name: str, length: int = 32) -> bytes:
-    """Everything that is random outside of this example."""
+    """All values that are random outside this example."""
     return hashlib.shake_256(b"mtun1 worked example: " + name.encode("ascii")).digest(length)
 
 
 class _Draws:
-    """A source of random bytes that gives the named draws, in order, and refuses every other call."""
+    """A source of random bytes that returns the named draws, in order, and refuses every other call."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
@@ -251,7 +251,7 @@ def _carry(
     tunnels: dict[str, OnionCodec],
     ids: dict[str, bytes],
 ) -> Opened:
-    """Take a frame along `path`, note it on each link, and return what the last node opened."""
+    """Carry a frame along `path`, record it on each link, and return what the last node opened."""
     profile = Profile(INTERACTIVE)
     header_bytes, chunk_bytes = profile.geometry.header_bytes, profile.geometry.chunk_bytes
     for sender, receiver in itertools.pairwise(path):

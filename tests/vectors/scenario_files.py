@@ -14,13 +14,13 @@ __all__ = ["write_scenarios"]
 def write_scenarios(
     scenarios: Mapping[str, Any], folder: Path, description: str, arguments: Sequence[str] | None = None
 ) -> int:
-    """The command line of a generator: say which files differ; with `--write`, make them equal.
+    """The command line of a generator: list the files that differ; with `--write`, update them.
 
     Args:
         scenarios: each by its file's name; `folder` is to hold these and no others.
         description: for `--help`.
     Returns:
-        The exit status: 1 where files differ and were not to be written.
+        The exit status: 1 if files differ and `--write` was not given.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--write", action="store_true", help="write the files")

@@ -1,7 +1,7 @@
-"""What the scenario vectors are made of: one maker for each kind (see `make_scenarios`).
+"""Makers of the scenario vectors, one for each kind (see `make_scenarios`).
 
-A maker takes the scenario's name and what is special about it, and gives a function that builds the scenario
-on an engine. Everything random comes from `secret(scenario, use)`; the ephemeral keys of HPKE too.
+A maker takes the scenario's name and parameters, and returns a function that builds the scenario
+with an engine. All random values come from `secret(scenario, use)`, the ephemeral keys of HPKE included.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ Maker = Callable[[TunnelEngine], Scenario]
 
 
 def secret(scenario: str, use: str, length: int = 32) -> bytes:
-    """Everything that is random outside of these files."""
+    """All values that are random outside these files."""
     name = f"mtun1 scenario: {scenario}: {use}".encode("ascii")
     return hashlib.shake_256(name).digest(length)
 
@@ -92,7 +92,7 @@ class _Source:
 
 
 def _fixed(engine: TunnelEngine, scenario: str) -> TunnelEngine:
-    """A copy of `engine` that seals with the scenario's ephemeral keys, in their order."""
+    """A copy of `engine` that seals with the scenario's ephemeral keys, in order."""
     source = _Source(scenario, "ephemeral")
 
     def seal(public: bytes, info: bytes, plaintext: bytes) -> bytes:
@@ -228,7 +228,7 @@ def opened(
     raw: Callable[[bytes], bytes] = lambda fields: fields,
     **slot: Any,
 ) -> Maker:
-    """A header for one node, opened `times` times; `wait_s` later, by a ring that goes with the time."""
+    """A header for one node, opened `times` times; `wait_s` later, by a ring that was advanced."""
 
     def build(engine: TunnelEngine) -> Scenario:
         keys = _keys("opener")
@@ -285,7 +285,7 @@ def message(
     change: Callable[[list[bytes]], list[bytes]] = lambda sealed: sealed,
     length: int | None = None,
 ) -> Maker:
-    """Chunks sealed as they stand; None: those that a writer makes of 4,000 bytes."""
+    """Chunks sealed as given; None: those that a writer makes of 4,000 bytes."""
 
     def build(engine: TunnelEngine) -> Scenario:
         key = secret(name, "key")
@@ -318,7 +318,7 @@ def with_head(head: bytes) -> list[Chunk]:
     ]
 
 
-# --- what comes back ---------------------------------------------------------------------------------------
+# --- replies -----------------------------------------------------------------------------------------------
 
 
 def block(name: str, expect: str, code: str, *, times: int = 1, late_s: int = 0, own: bool = False) -> Maker:

@@ -1,6 +1,6 @@
-"""A trained classifier for attackers: naive Bayes over what a proxy has of a frame. No numpy.
+"""A trained classifier for attackers: naive Bayes over a proxy's view of a frame. No numpy.
 
-It learns from labelled views and guesses the label of others. `planted` marks the views with a faint sign of
+It learns from labelled views and guesses the labels of others. `planted` marks views with a faint sign of
 their label: a test that the classifier finds it shows that it would find a real one.
 """
 
@@ -21,7 +21,7 @@ Feature = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class View:
-    """One frame at one proxy: as it came, its slot, as it leaves; and what is to be guessed."""
+    """One frame at one proxy: as received, its slot, as sent, and the label to guess."""
 
     label: Hashable
     frame_in: bytes
@@ -70,7 +70,7 @@ class NaiveBayes:
         self._values = {key: len(found) + 1 for key, found in values.items()}
 
     def guess(self, view: View) -> Hashable:
-        """The likeliest label."""
+        """The most probable label."""
         found = list(features(view))
 
         def likelihood(label: Hashable) -> float:
@@ -87,7 +87,7 @@ def accuracy(views: Sequence[View]) -> tuple[float, float, float]:
     """Train on every other frame and guess the rest.
 
     Returns:
-        The share guessed right, the share by chance, and the deviation of that by chance.
+        The share of correct guesses, the share expected by chance, and its standard deviation.
     """
     train, rest = views[::2], views[1::2]
     model = NaiveBayes(train)

@@ -1,9 +1,9 @@
-"""Threat: two hops of one route compare all that they saw.
+"""Threat: two hops of one route compare all their bytes.
 
-They are not neighbours (those know each other anyway). Each has the frame as it came and as it left, its
-slot, and every key that follows from it. If anything of the two is equal, or fits the other, they know that
-they carried the same frame, and so does anybody who holds both. What remains is time and size: all frames of
-one profile and length bucket are candidates, which the documents say. There is no victim to notice anything.
+They are not neighbours, which know each other anyway. Each has the frame as received and as sent, its
+slot, and every key derived from it. If any value of one equals or opens a value of the other, they know that
+they carried the same frame, and so does any holder of both. What remains is time and size: all frames of
+one profile and length bucket are candidates, as documented. No victim can notice the attack.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def happened(mode: ReplyMode, profile: Profile = SMALL) -> tuple[Cast, Exchange]
 @pytest.mark.parametrize("profile", [SMALL, SMALL_HCTR], ids=lambda profile: profile.name)
 @pytest.mark.parametrize("mode", ANSWERED)
 def test_no_bytes_are_shared(mode: ReplyMode, profile: Profile) -> None:
-    """No 8 bytes in a row of one link are found on another, at any place, there or back."""
+    """No 8 consecutive bytes of one link occur on another, in either direction."""
     cast, done = happened(mode, profile)
     links = [link for links, _ in both_ways(cast, done) for link in links]
     seen: Counter[bytes] = Counter()
@@ -51,7 +51,7 @@ def test_no_bytes_are_shared(mode: ReplyMode, profile: Profile) -> None:
 
 @pytest.mark.parametrize("mode", ANSWERED)
 def test_no_field_is_shared(mode: ReplyMode) -> None:
-    """Nor does what one has fit what the other has: seeds, ids, keys. Expiries are drawn for each slot."""
+    """Nor do their seeds, ids and keys match. Expiries are drawn for each slot."""
     cast, done = happened(mode)
     slots = [opened.slot for _, proxied in both_ways(cast, done) for opened in proxied]
     seeds = [slot.seed for slot in slots]
@@ -94,7 +94,7 @@ def test_the_keys_of_one_do_not_open_the_chunks_of_the_other() -> None:
 
 
 def test_sizes_are_those_of_many_others() -> None:
-    """Two proxies can match frames by length only as far as all frames of a bucket have one length."""
+    """Two proxies can match frames by length only, and all frames of a bucket have one length."""
     lengths: dict[int, set[int]] = {}
     for size in range(0, 3_800, 190):
         cast = cast_of(4)
@@ -107,7 +107,7 @@ def test_sizes_are_those_of_many_others() -> None:
 
 @pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.KNOWN_DEST])
 def test_query_and_reply_share_nothing_at_one_proxy(mode: ReplyMode) -> None:
-    """Mode route lets a proxy see X→Y and soon Y→X, which the documents say; the bytes do not tell."""
+    """In mode route a proxy sees X→Y and soon Y→X, as documented, but the bytes do not show the relation."""
     cast, done = happened(mode)
     (there, out), (back, home) = both_ways(cast, done)
     pieces = {link[at : at + 16] for link in there for at in range(0, len(link), 16)}

@@ -1,7 +1,7 @@
-"""Attacks on an established tunnel by a proxy, or by a false end: with the bytes that they have.
+"""Attacks on an established tunnel by a proxy or by a false end, with the bytes that they have.
 
-A proxy has every chunk of the stream (its own layer off). It can repeat, hold back, swap, cut and invent
-them. Whatever it does is one documented error at the end that sees it, and nothing of a chunk is released.
+A proxy has every chunk of the stream, without its own layer. It can repeat, withhold, swap, cut and forge
+them. Every attack causes one documented error at the receiving end, which releases no byte of the chunk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tunnel.onion.message import ChunkType
 
 
 def refuses(end: Tunnel, chunk: bytes) -> None:
-    """The chunk is refused, nothing comes out, and the tunnel has ended."""
+    """Check that the chunk is refused, nothing is released, and the tunnel has ended."""
     with pytest.raises(MalformedMessage) as caught:
         end.received(memoryview(bytearray(chunk)))
     assert caught.value.code is ErrorCode.BAD_CONTENT
@@ -44,7 +44,7 @@ def talk(pair: Pair, rounds: int) -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 5, 20])
 def test_hello_replayed(place: int) -> None:
-    """The first chunk once more: at once, behind the key switch, in the middle, and to a fresh Bob."""
+    """The first chunk again: immediately, after the key change, in the middle, and to a new Bob."""
     pair = Pair()
     if place:
         pair.settle()
@@ -57,7 +57,7 @@ def test_hello_replayed(place: int) -> None:
 
 
 def test_a_whole_recorded_tunnel_played_to_a_bob_that_lost_his_replay_table() -> None:
-    """If the header were let in again, HELLO would open, and nothing behind it: Bob's ephemeral is new."""
+    """If the header was accepted again, only HELLO would open, because Bob's ephemeral key is new."""
     pair = Pair()
     talk(pair, 3)
     recorded = [chunk for who, chunk in pair.recorded if who == "alice"]
@@ -69,7 +69,7 @@ def test_a_whole_recorded_tunnel_played_to_a_bob_that_lost_his_replay_table() ->
 
 
 def test_early_chunks_replayed_to_a_restarted_bob_count() -> None:
-    """The price of `early`: what Alice sends before Bob's HELLO is guarded by the replay table alone."""
+    """The price of `early`: only the replay table protects what Alice sends before Bob's HELLO."""
     pair = Pair(limits=TunnelLimits(early=True))
     pair.alice.outgoing.write(b"early")
     pair.alice.outgoing.end()
@@ -102,7 +102,7 @@ def test_a_chunk_before_hello(kind: ChunkType, end: End) -> None:
 
 
 def test_chunks_from_before_a_rekey_repeated_behind_it() -> None:
-    """The counter begins at 0 again, so only the key stands between the attacker and old chunks."""
+    """The counter starts at 0 again, so only the new key makes old chunks invalid."""
     limits = TunnelLimits(rekey_chunks=4)
     recorded = Pair(limits=limits)
     talk(recorded, 12)
@@ -142,7 +142,7 @@ def test_reflection_and_chunks_of_another_tunnel() -> None:
 
 
 def test_cut_after_each_chunk() -> None:
-    """Truncation is an error wherever it happens, and what was read before is a beginning of the truth."""
+    """Truncation is an error at any place, and the bytes read before are a prefix of the content."""
     whole = Pair()
     talk(whole, 3)
     chunks = [chunk for who, chunk in whole.recorded if who == "alice"]
@@ -157,7 +157,7 @@ def test_cut_after_each_chunk() -> None:
 
 
 def test_a_false_bob_without_the_seed_is_never_believed() -> None:
-    """Only who opened the DEST slot has the seed: a proxy that answers with a HELLO of its own is refused."""
+    """Only the node that opened the DEST slot has the seed: the HELLO of a proxy is refused."""
     alice = make_end(End.ALICE)
     assert alice.next_chunk(memoryview(bytearray(996)), 0.0)
     false = RawEnd(make_end(End.BOB), End.BOB)
@@ -166,7 +166,7 @@ def test_a_false_bob_without_the_seed_is_never_believed() -> None:
 
 
 def test_a_later_owner_of_the_seed_cannot_answer_either() -> None:
-    """The seed alone, without Bob's or Alice's ephemeral key, gives no key of a running tunnel."""
+    """The seed alone, without an ephemeral key of Bob or Alice, gives no key of a running tunnel."""
     pair = Pair()
     talk(pair, 2)
     for direction in Direction:
@@ -180,7 +180,7 @@ def test_a_later_owner_of_the_seed_cannot_answer_either() -> None:
 
 
 def test_lengths_and_bytes_do_not_show_the_kind_of_a_chunk() -> None:
-    """HELLO, REKEY, PAD, CREDIT, data, CLOSE, LAST: all of C bytes, none with a byte value standing out."""
+    """HELLO, REKEY, PAD, CREDIT, data, CLOSE, LAST: all have C bytes and evenly distributed byte values."""
     pair = Pair(limits=TunnelLimits(window_chunks=4, rekey_chunks=8))
     talk(pair, 40)
     sub = pair.alice.open(ECHO)
@@ -197,7 +197,7 @@ def test_lengths_and_bytes_do_not_show_the_kind_of_a_chunk() -> None:
     assert pair.alice.is_finished
     assert {len(chunk) for _, chunk in pair.recorded} == {996}
     for chunk in (chunk for _, chunk in pair.recorded):
-        # 996 fair bytes have about 4 of each value; 25 of one would be some 10 standard deviations.
+        # 996 random bytes have about 4 of each value; 25 of one would be about 10 standard deviations.
         assert max(chunk.count(value) for value in range(256)) < 25
     heads = [chunk[:4] for _, chunk in pair.recorded]
     assert len(set(heads)) == len(heads)

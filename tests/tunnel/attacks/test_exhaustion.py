@@ -1,8 +1,8 @@
-"""Threat: memory or processor time spent on what strangers send.
+"""Threat: memory or processor time spent on bytes of strangers.
 
-Here: the replay table, the openings of headers, the head of a message, and reply blocks. The attacker is a
-neighbour with all the bandwidth that he likes. He gets his share and TableFull or a plain PeerError (BUSY)
-beyond it; the others are served; nothing grows past its limit. The victim asks for a new key early.
+Tested here: the replay table, opening headers, the head of a message, and reply blocks. The attacker is a
+neighbour with unlimited bandwidth. He gets his share, and then TableFull or a plain PeerError (BUSY);
+the others are served; nothing grows beyond its limit. The victim asks for a new key early.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def test_one_neighbour_cannot_fill_the_table_for_the_others() -> None:
     assert [outcome(bob, fresh_header(cast), HONEST) for _ in range(10)] == [None] * 10
     assert bob.ring.wants_rotation
     assert TableFull.code is ErrorCode.BUSY
-    # With the new key all begin anew, the hostile one as well.
+    # With the new key all start again, the hostile one included.
     later = NOW_S + EARLY_ROTATION_S
     assert bob.ring.rotate_early(later)
     assert len(bob.ring.opening(later)[0].table) == 0
 
 
 def test_many_hostile_neighbours_close_the_door_and_do_not_open_it() -> None:
-    """Fail closed: a full table refuses the honest too, rather than forget and let replays in."""
+    """Fail closed: a full table refuses honest headers too; if it dropped tags, it would accept replays."""
     cast, bob = cast_of(2), victim(limit=8)
     seen = [fresh_header(cast) for _ in range(8)]
     assert [outcome(bob, header, bytes([n]) * 32) for n, header in enumerate(seen)] == [None] * 8
@@ -79,7 +79,7 @@ def test_a_flood_of_garbage_costs_as_many_openings_as_the_rate_allows() -> None:
 
 
 def test_a_head_can_make_bob_hold_64_kib_at_most() -> None:
-    """Count 8 of the largest blocks: refused when the bytes so far cannot be a legal head any more."""
+    """Eight of the largest blocks: refused as soon as the bytes cannot be a legal head."""
     block = b"\x03" + bytes(16_455)
     for count in (4, 8):
         head = bytes([count, 0, 0, 0]) + block * count
@@ -119,7 +119,7 @@ def test_blocks_that_bob_used_fill_no_share() -> None:
 
 
 def test_a_head_is_read_in_pieces_of_any_size() -> None:
-    """A sender that gives one byte of the head a chunk costs a chunk for each, and gets no more memory."""
+    """A sender that puts one byte of the head into each chunk pays a chunk for it, and gets no memory."""
     head = MessageHead(backward=True)
     front = MessageW(SMALL, bytes(32), engine=OPENSSL, head=head)
     assert receive(MessageR(SMALL, bytes(32), engine=OPENSSL), send(front, b"x")) == (b"x", None)

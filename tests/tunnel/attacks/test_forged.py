@@ -1,9 +1,8 @@
-"""Threat: forged, random, truncated or oversized bytes, here from a sender who has the keys.
+"""Threat: forged, random, truncated or oversized bytes from a sender who has the keys.
 
-A hostile Alice seals what she likes to Bob, a hostile Bob to Alice. Whatever the plaintext, the reader ends
-with a documented error of `readwrite_comp` or with a message that a writer could have made; it never hangs,
-never raises anything else, and releases nothing from behind the fault. The victim sees BAD_CONTENT or
-TRUNCATED.
+A hostile Alice seals any bytes to Bob, and a hostile Bob to Alice. Whatever the plaintext, the reader ends
+with a documented error of `readwrite_comp` or with a valid message; it never hangs, never raises another
+error, and releases nothing after the fault. The victim sees BAD_CONTENT or TRUNCATED.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ def test_heads_that_no_reader_takes_are_not_written() -> None:
 
 
 def test_home_slots_that_others_made() -> None:
-    """Anybody can seal HOME to Alice; without her home key there is no ticket."""
+    """Any node can seal HOME to Alice, but only her home key makes a valid ticket."""
     cast = cast_of(3)
     done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a"], profile=SMALL)
     reply = done.replies[0].relayed

@@ -1,9 +1,8 @@
-"""Threat: changing or re-using a part of a header.
+"""Threat: changing or reusing a part of a header.
 
-A proxy or an observer has headers as they stand on each link. He flips any bit, moves slots, joins the
-beginning of one to the end of another, sends one under another profile or to another node. He learns nothing:
-each is refused by the very next node with PeerError (BAD_HEADER), with one text whatever was changed, so
-no distance to Bob can be read from how far a change gets.
+A proxy or an observer has the headers of each link. He flips any bit, moves slots, joins the beginning of one
+to the end of another, or sends one under another profile or to another node. He learns nothing: the next node
+refuses each with PeerError (BAD_HEADER) and the same text, so no change reveals the distance to Bob.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ HEADER = SMALL.geometry.header_bytes
 
 
 def headers() -> list[tuple[Peer, bytes, bytes]]:
-    """A query's and its reply's headers, each with the node that opens it next, and who it comes from."""
+    """The headers of a query and its reply, each with the node that opens it next, and its sender."""
     cast = cast_of(PROXIES + 2)
     done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a"], profile=SMALL)
     reply = done.replies[0].relayed
@@ -50,7 +49,7 @@ def refusal(peer: Peer, header: bytes, neighbour: bytes, profile: Profile = SMAL
 
 @pytest.mark.parametrize("number", range(len(HEADERS)))
 def test_a_flipped_bit_is_refused_at_the_next_hop(number: int) -> None:
-    """Bits all over the header, each byte's at least once for one of the headers; the text never differs."""
+    """Bits of the whole header, at least one in each byte of one header; the text is always the same."""
     peer, header, neighbour = HEADERS[number]
     rng = random.Random(number)
     bits = [8 * byte + rng.randrange(8) for byte in range(number, HEADER, len(HEADERS))]
@@ -73,7 +72,7 @@ def test_every_bit(number: int) -> None:
 
 
 def test_the_ignored_bit_of_a_point_is_bound_all_the_same() -> None:
-    """X25519 ignores it; HPKE hashes the point as it was sent."""
+    """X25519 ignores the bit, but HPKE hashes the point as sent."""
     for peer, header, neighbour in HEADERS:
         changed = bytearray(header)
         changed[31] ^= 0x80

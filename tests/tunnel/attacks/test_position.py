@@ -1,8 +1,8 @@
-"""Threat: learning one's position, or what kind of frame this is, from sizes and bytes.
+"""Threat: finding one's position, or the kind of a frame, from sizes and bytes.
 
-In the original a query got shorter and a reply fatter with each hop, and a reply was recognised by it. Here a
-curious proxy trains a classifier on everything that it has of many frames. It may learn nothing: no better
-than chance. There is no victim to notice anything.
+In the original a query became shorter and a reply longer with each hop, which revealed replies. Here a
+curious proxy trains a classifier on all its data of many frames. The classifier must be no better
+than chance. No victim can notice the attack.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def carried(wire: bytes, profile: Profile, way: list[Peer], origin: Peer) -> Rel
 
 @cache
 def everything(profile: Profile) -> list[tuple[str, int, View]]:
-    """Each kind at each place, over contents of random length; fixed draws, but for HPKE's ephemeral keys."""
+    """Each kind at each place, with contents of random length; only HPKE's ephemeral keys are not fixed."""
     rng = random.Random(7)
     cast = cast_of(PROXIES + 2, random_seed=11)
     found = []
@@ -73,7 +73,7 @@ def everything(profile: Profile) -> list[tuple[str, int, View]]:
 
 
 def labelled(profile: Profile, by: str) -> list[View]:
-    """By place, or by kind; in an order that gives training and test the same mixture."""
+    """Views labelled by place or by kind, in an order that gives training and test the same mixture."""
     views = [
         View(place if by == "place" else kind, v.frame_in, v.opened, v.frame_out, v.header_bytes)
         for kind, place, v in everything(profile)
@@ -90,7 +90,7 @@ def test_a_trained_classifier_guesses_no_better_than_chance(profile: Profile, by
 
 
 def test_the_classifier_would_find_a_faint_sign() -> None:
-    """Else the test above would show nothing."""
+    """Otherwise the test above would prove nothing."""
     right, chance, _ = accuracy(planted(labelled(SMALL, "place")))
     assert right > 2 * chance
 
@@ -109,7 +109,7 @@ def test_all_kinds_have_the_same_shape_everywhere() -> None:
 @settings(max_examples=30)
 @given(st.sampled_from(KINDS), st.sampled_from([SMALL, SMALL_HCTR]), st.integers(0, 9_000))
 def test_a_frame_of_any_kind_has_the_length_of_its_bucket(kind: str, profile: Profile, size: int) -> None:
-    """Header and padded chunks, on every link; only the bucket of the message's length shows."""
+    """Header and padded chunks, on every link; only the bucket of the message's length is visible."""
     size += 600
     relayed = frames(cast_of(PROXIES + 2), profile, size)[kind]
     message = size + 4 + BLOCK
@@ -117,7 +117,7 @@ def test_a_frame_of_any_kind_has_the_length_of_its_bucket(kind: str, profile: Pr
 
 
 def test_error_modes_none_and_status_look_alike() -> None:
-    """Mode xor is seen by every proxy, and the documents say so."""
+    """Mode xor is visible to every proxy, as documented."""
     cast = cast_of(PROXIES + 2)
     flags: Counter[ErrorMode] = Counter()
     for error_mode in ErrorMode:

@@ -1,8 +1,8 @@
-"""Threat: having a node send answers to a victim that did not ask (mode `known-dest`).
+"""Threat: making a node send answers to a victim that did not ask (mode `known-dest`).
 
 The attacker knows the victim's descriptor, which is public. He names the victim as the origin of his query.
 Bob, who checks the signature, refuses with MalformedMessage (BAD_CONTENT) and sends nothing. An answer that
-is sent all the same, by a Bob who does not check, is refused by the victim: the ticket was not made there.
+a Bob sends without that check is refused by the victim, which did not make its ticket.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_the_victims_descriptor_under_the_attackers_signature() -> None:
 
 
 def test_a_claim_that_bob_recorded_serves_him_nowhere_else() -> None:
-    """Bob has a true claim of Alice's. He sends it on in a query of his own to a third node."""
+    """Bob has a valid claim of Alice's. He uses it in his own query to a third node."""
     cast, third = parts()
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     for slot in (done.relayed.opened.slot, done.relayed.proxied[0].slot):

@@ -1,9 +1,9 @@
 """Threat: replaying a recorded frame.
 
-The attacker recorded a frame on some link. He sends it again, as it is or with new content behind the old
-header, from the same neighbour or another, before and after the receiver forgot the hour; he restarts the
-receiver; he has Bob's block used twice. Nothing is forwarded a second time, so he learns nothing from what
-leaves. The victim sees PeerError with code REPLAYED, EXPIRED, or, once the key has changed, BAD_HEADER.
+The attacker recorded a frame on a link. He sends it again, unchanged or with new content after the old
+header, from the same neighbour or another, before and after the receiver dropped the hour; he restarts the
+receiver; he makes Bob use a block twice. Nothing is forwarded a second time, so he learns nothing from what
+leaves. The victim sees PeerError with code REPLAYED, EXPIRED, or, after a key change, BAD_HEADER.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST
 
 
 def recorded(cast: Cast, done: Exchange) -> list[tuple[Peer, bytes, bytes]]:
-    """Every frame that was on a link: the node that had it, its header, and the neighbour it came from."""
+    """Every frame of each link: the node that received it, its header, and the sending neighbour."""
     frames = [([cast.alice, *cast.way], done.relayed.links)]
     for reply in done.replies:
         if reply.relayed is not None:
@@ -47,14 +47,14 @@ def refused(peer: Peer, header: bytes, neighbour: bytes, now_s: float, code: Err
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_replay_is_refused_on_every_link_at_any_time(mode: ReplyMode) -> None:
-    """With whatever content behind it: the header alone is refused, before any chunk is looked at."""
+    """With any content after it: the header alone is refused, before any chunk is read."""
     cast = cast_of(4, random_seed=hash(str(mode)) % 1_000)
     done = exchange(cast, mode, b"q", [b"a"] * (mode is not ReplyMode.NONE), profile=SMALL)
     for peer, header, neighbour in recorded(cast, done):
         for who in (neighbour, b"e" * 32):
             for later_s in (0, 60, 3_000):
                 refused(peer, header, who, NOW_S + later_s, ErrorCode.REPLAYED)
-    # Once the table has forgotten it, the expiry in the header refuses it.
+    # After the table has dropped it, the header is refused as expired.
     for peer, header, neighbour in recorded(cast, done):
         refused(peer, header, neighbour, NOW_S + LATEST_S + 601, ErrorCode.EXPIRED)
 
@@ -65,7 +65,7 @@ def test_a_used_block_is_refused_by_bob_and_by_each_hop() -> None:
     (block,) = done.head.reply_blocks
     with raises_code(ErrorCode.REPLAYED):
         cast.bob.codec.reply(block, now_s=NOW_S)
-    # Another Bob, who forgets on purpose: the first hop refuses.
+    # Another Bob, who drops his records on purpose: the first hop refuses.
     forgetful = make_peers(6)[3]
     frame = forgetful.codec.reply(block, now_s=NOW_S)
     wire = send(frame.layer, b"second")
@@ -74,7 +74,7 @@ def test_a_used_block_is_refused_by_bob_and_by_each_hop() -> None:
 
 
 def test_a_block_in_two_queries_serves_once() -> None:
-    """Alice herself names one block twice: Bob uses it for the first only, his nonces never repeat."""
+    """Alice herself sends one block twice: Bob uses it only once, so his nonces never repeat."""
     cast = cast_of(3)
     done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a"], profile=SMALL)
     (block,) = done.head.reply_blocks
@@ -84,7 +84,7 @@ def test_a_block_in_two_queries_serves_once() -> None:
 
 
 def test_a_restart_opens_no_door(tmp_path: Path) -> None:
-    """After a crash there is no table, and so no key; after a clean stop there are both."""
+    """After a crash there is no table, and so no key; after a clean stop there is both."""
     cast = cast_of(2)
     done = exchange(cast, ReplyMode.NONE, b"q", profile=SMALL)
     header = done.relayed.links[0][:HEADER]

@@ -1,8 +1,8 @@
-"""Threat: reading recorded frames after a node was seized.
+"""Threat: reading recorded frames after seizing a node.
 
-The attacker recorded every link of a route, and later takes a node: its memory (the key ring) and its disk.
-While the epoch lasts he can open that node's slots, which the documents say. Once the key is erased he has
-nothing that opens a recorded header or chunk there. The victim is the node's past; it sees nothing.
+The attacker recorded every link of a route, and later seizes a node: its memory (the key ring) and its disk.
+Within the epoch he can open that node's slots, as documented. After the key is erased he has no key that
+opens a recorded header or chunk there. The victim is the node's past, and notices nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADER = SMALL.geometry.header_bytes
 
 
 def all_keys(keys: NodeKeys) -> list[OpeningKey]:
-    """What a seized node gives: each private key that it has, tried under every epoch that was recorded."""
+    """Each private key of a seized node, tried under every recorded epoch."""
     engine = cast_of(2).bob.codec.engine
     own = [key for key in (keys.onion, keys.previous, keys.next) if key is not None]
     privates = (
@@ -40,7 +40,7 @@ def test_erased_keys_open_nothing_that_was_recorded(tmp_path: Path) -> None:
         ring, header = peer.codec.ring, done.relayed.links[number][:HEADER]
         ring.advance(NOW_S)
         ring.keys.save(tmp_path / "k")
-        # Seized at once: that node's slot opens, and no other's.
+        # Seized immediately: that node's slot opens, and no other.
         assert open_header(header, SMALL, all_keys(NodeKeys.load(tmp_path / "k")), engine=ring.engine)
         for other, link in enumerate(done.relayed.links):
             if other != number:
@@ -56,7 +56,7 @@ def test_erased_keys_open_nothing_that_was_recorded(tmp_path: Path) -> None:
 
 
 def test_a_seized_proxy_opens_no_content_even_at_once() -> None:
-    """Content is sealed end to end: what a proxy's seeds give is layers only."""
+    """Content is sealed end to end: a proxy's seeds give only layers."""
     cast = cast_of(4)
     done = exchange(cast, ReplyMode.ROUTE, b"secret" * 500, [b"answer"], profile=SMALL)
     for peer, opened in zip(cast.proxies, done.relayed.proxied, strict=True):

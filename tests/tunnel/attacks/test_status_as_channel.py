@@ -1,7 +1,7 @@
-"""Attack: a hop learns from the statuses that it carries: its place, whether all went well, who is there.
+"""Attack: a hop tries to learn from statuses its place, the success of the frame, and other hops.
 
-A hop has the bytes that come from downstream and those that it sends up, its keys, and so the clear form of
-its own layer. It is given all of that for thousands of statuses, half of them to train on.
+A hop has the bytes from downstream, the bytes that it sends upstream, its keys, and so the clear form of
+its own layer. The tests give it all of this for thousands of statuses, half of them for training.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def fresh_route(hops: int) -> list[StatusKeys]:
 
 
 def seen_by(hop: int, hops: int, origin: int, code: ErrorCode | None) -> bytes:
-    """What reaches `hop` from downstream."""
+    """The bytes that reach `hop` from downstream."""
     text = "" if code is None else "the service raised an error"
     return carry(fresh_route(hops), origin, INTERACTIVE, code=code, text=text)[origin - hop - 1]
 
 
 def features(status: bytes) -> list[float]:
-    """Sums of bits in 54 windows of 8 bytes, mean byte, repeats: what a simple classifier looks at."""
+    """Features for a simple classifier: sums of bits in 54 windows of 8 bytes, mean byte, repeats."""
     windows = [int.from_bytes(status[i : i + 8], "big").bit_count() for i in range(0, len(status), 8)]
     repeats = sum(a == b for a, b in zip(status, status[4:], strict=False))
     return [*map(float, windows), sum(status) / len(status), status.count(0), float(repeats)]
 
 
 def accuracy(left: Sequence[bytes], right: Sequence[bytes]) -> float:
-    """A nearest-centroid classifier with unit variances: trained on one half, asked about the other."""
+    """A nearest-centroid classifier with unit variances, trained on one half and tested on the other."""
     half = len(left) // 2
     train = [[features(s) for s in side[:half]] for side in (left, right)]
     count = len(train[0][0])
@@ -108,7 +108,7 @@ def test_a_status_or_noise_or_xor_codes() -> None:
 
 
 def test_the_classifier_does_find_what_is_there() -> None:
-    """The clear form of success against that of failure: the test above could have failed."""
+    """The clear forms of success and failure differ, so the test above can fail."""
     route = fresh_route(1)
     clear = []
     for code, text in [(None, ""), (ErrorCode.SERVICE_FAILED, "the service raised an error")]:
@@ -120,9 +120,9 @@ def test_the_classifier_does_find_what_is_there() -> None:
 
 @pytest.mark.parametrize("bit", [0, 300, 2_047, 2_048, 3_000, 3_455])
 def test_a_mark_on_a_status_cannot_be_read_further_up(bit: int) -> None:
-    """Tagging: one bit flipped at hop 3. Whatever of it reaches an accomplice at hop 1 is under hop 2's pad:
-    without the unmarked one to compare with, which nobody has, it sees noise (next test). Alice sees the
-    mark, and between whom, or it fell off the trail."""
+    """Tagging: one bit flipped at hop 3. The bytes that reach an accomplice at hop 1 are under hop 2's pad:
+    without the unmarked bytes, which no node has, it sees noise (next test). Alice sees the
+    mark and the two suspects, unless the mark was in a part that is cut off."""
     route = [StatusKeys.derive(seed) for seed in seeds_of(5)]
 
     def mark(status: bytes) -> bytes:
@@ -142,7 +142,7 @@ def test_marked_and_unmarked_statuses_look_alike_to_an_accomplice() -> None:
         route = fresh_route(5)
         tamper = {3: lambda status: bytes(256) + status[256:]} if marked else {}
         status = carry(route, 4, INTERACTIVE, on_output=tamper)[2]
-        # The accomplice takes its own pad into account as well: it sees its own clear form.
+        # The accomplice also removes its own pad, and sees its own clear form.
         clear = bytearray(wrap_status(status, route[1], geometry=INTERACTIVE, hold_ms=0, engine=OPENSSL))
         OPENSSL.layers.xor_keystream(route[1].pad, memoryview(clear))
         return bytes(clear[:256]) + status[256:]
@@ -151,7 +151,7 @@ def test_marked_and_unmarked_statuses_look_alike_to_an_accomplice() -> None:
 
 
 def test_two_hops_with_one_between_share_no_bytes() -> None:
-    """Colluding hops compare all that they saw: no four bytes of one are found in the other."""
+    """Colluding hops compare all their bytes: no four bytes of one occur in the other."""
     for _ in range(50):
         seen = carry(fresh_route(5), 4, INTERACTIVE)
         first, third = seen[0], seen[2]

@@ -1,7 +1,7 @@
-"""Attack: a hop changes a STATUS that it carries, so that Alice blames others, or no node, or believes it.
+"""Attack: a hop changes a STATUS so that Alice blames other nodes, blames none, or believes a false report.
 
-The attacker is one or two hops of the route, with their keys, and does what it likes with what comes in and
-with what goes out. Alice must end with the truth, or suspect the attacker, and never two innocent neighbours.
+The attacker is one or two hops of the route, with their keys. It changes received and sent bytes
+at will. Alice must find the truth or suspect the attacker, and never two innocent neighbours.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def replace_by(other: bytes) -> Tamper:
 
 
 def judge(report: StatusReport, origin: int, tamperers: set[int]) -> bool:
-    """Whether Alice was kept from the whole truth; fails the test when an innocent hop is blamed."""
+    """Whether the attacker hid a part of the truth. Fails the test if an innocent hop is blamed."""
     if report.origin is not None and report.origin not in tamperers:
         assert report.origin == origin
         assert (report.code, report.text) == TRUTH
@@ -70,7 +70,7 @@ def attacked(
 
 @pytest.mark.parametrize("hops", range(1, 9))
 def test_whole_replacement_at_each_place_of_each_route(hops: int) -> None:
-    """Every failing hop, every attacker between it and Alice, before and after wrapping."""
+    """Every failing hop, with every attacker between it and Alice, before and after wrapping."""
     noise = random.Random(hops).randbytes(432)
     for origin in range(hops):
         for tamperer in range(origin + 1):
@@ -91,9 +91,9 @@ def test_each_byte_flipped(hops: int, origin: int, tamperer: int) -> None:
     for byte in range(INTERACTIVE.status_bytes):
         report = attacked(INTERACTIVE, hops, origin, {}, {tamperer: flip(8 * byte + byte % 8)})
         changed = judge(report, origin, {tamperer})
-        assert changed or byte >= 256  # body and code: never unnoticed
+        assert changed or byte >= 256  # body and code: always noticed
         kept += not changed
-    # What no check covers is what falls off the trail before Alice would look at it.
+    # No check covers the bytes that are cut off before Alice reads them.
     assert kept < 432 - 256
 
 
@@ -138,7 +138,7 @@ def test_any_flip_in_the_default_geometry(hops: int, data: st.DataObject, bit: i
 
 
 def test_a_status_of_the_same_stream_repeated_from_elsewhere() -> None:
-    """A hop sends on what it saw leave another place: its accomplice's, or its own of a moment before."""
+    """A hop sends bytes that left another place: its accomplice's, or its own earlier ones."""
     route = keys_of(6)
     for origin in range(1, 6):
         seen = carry(route, origin, INTERACTIVE, code=TRUTH[0], text=TRUTH[1])
@@ -150,7 +150,7 @@ def test_a_status_of_the_same_stream_repeated_from_elsewhere() -> None:
 
 
 def test_a_hop_that_forges_a_report_is_blamed() -> None:
-    """It may always claim that it failed itself, or that the next node did: the claim has its name on it."""
+    """A hop can always report a failure of itself or of the next node, but the report names it."""
     route = keys_of(5)
     for liar in range(4):
         lie = originate_status(
@@ -162,7 +162,7 @@ def test_a_hop_that_forges_a_report_is_blamed() -> None:
 
 
 def test_a_false_trail_under_the_attackers_own_key() -> None:
-    """Hop 2 vouches for a hop 3 that never was: the next check fails, and hop 2 is one of the two."""
+    """Hop 2 confirms a hop 3 that does not exist: the next check fails, and hop 2 is a suspect."""
     route = keys_of(6)
     rng = random.Random(7)
     for _ in range(20):
@@ -183,7 +183,7 @@ def test_the_last_node_that_vouches_for_noise_is_suspected_alone() -> None:
 
 
 def test_hold_times_that_others_wrote_cannot_be_changed() -> None:
-    """Hop 1 wants hop 3 to look slow: of what it changes, Alice believes nothing behind the change."""
+    """Hop 1 wants hop 3 to look slow: Alice believes no hold time beyond the change."""
     for hop in range(8):
         report = attacked(INTERACTIVE, 6, 5, {1: flip(8 * (256 + 4 * hop))}, {})
         if judge(report, 5, {1}):

@@ -1,9 +1,9 @@
-"""Threat: reading or changing content at a proxy, and knowing it again further on (tagging).
+"""Threat: reading or changing content at a proxy, and recognising it at a later hop (tagging).
 
-The attacker sits on any link or at any proxy, knows the plaintext and the protocol, and has a colluding proxy
-downstream that looks at what arrives there. He flips bits, swaps, drops, repeats, cuts and adds chunks. He
-learns nothing downstream: the chunk is noise, as different from the right one as two random texts. The
-victim, who has the keys, sees the documented error: AuthenticationError (BAD_CONTENT), Truncated (TRUNCATED).
+The attacker is on any link or at any proxy, knows the plaintext and the protocol, and has a colluding proxy
+downstream. He flips bits, and swaps, drops, repeats, cuts and adds chunks. He learns nothing downstream: the
+chunk is noise, as different from the original as two random texts. The victim, who has the keys, sees the
+documented error: AuthenticationError (BAD_CONTENT), Truncated (TRUNCATED).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def query(profile: Profile) -> Exchange:
 
 
 def onward(done: Exchange, chunks: list[bytes], link: int) -> list[list[bytes]]:
-    """The query's chunks from `link` on, as they stand there and on each link after it."""
+    """The query's chunks on `link` and on each later link."""
     profile = done.query.frame.profile
     found = [chunks]
     cast = cast_of(PROXIES + 2)
@@ -57,7 +57,7 @@ def at_bob(done: Exchange, chunks: list[bytes]) -> tuple[bytes, LayerError | Non
 
 
 def is_noise(left: bytes, right: bytes) -> bool:
-    """As different as two random texts: half of the bits, and no eight bytes in their old place."""
+    """Whether two texts differ like random ones: in half of the bits, with no eight bytes in place."""
     bits = 8 * len(left)
     differing = (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).bit_count()
     return abs(differing - bits / 2) < 5 * bits**0.5 and not any(
@@ -89,7 +89,7 @@ def test_a_flipped_bit_is_noise_at_the_next_proxy_and_refused_by_bob(
 @settings(max_examples=30)
 @given(st.sampled_from(PROFILES), st.integers(0, PROXIES), st.data())
 def test_a_flipped_bit_of_a_cached_reply(profile: Profile, link: int, data: st.DataObject) -> None:
-    """The same on the way back, where the layers are put on: Alice refuses it."""
+    """The same on the reply path, where layers are added: Alice refuses it."""
     cast, done = cast_of(PROXIES + 2), query(profile)
     links = done.replies[0].links  # Bob's first
     bit = data.draw(st.integers(0, 8 * len(links[0]) - 1))
@@ -136,7 +136,7 @@ def test_chunks_in_another_order(profile: Profile, link: int, order: str) -> Non
 @pytest.mark.parametrize("link", range(PROXIES + 1))
 @pytest.mark.parametrize("kept", [0, 1, 4])
 def test_truncation_at_a_chunks_end(link: int, kept: int) -> None:
-    """The only cut that a proxy passes on: inside a chunk it resets the stream itself."""
+    """A proxy forwards only this cut: inside a chunk it resets the stream itself."""
     done = query(SMALL)
     content, error = at_bob(done, onward(done, on_link(done, link)[:kept], link)[-1])
     assert isinstance(error, Truncated)
@@ -145,7 +145,7 @@ def test_truncation_at_a_chunks_end(link: int, kept: int) -> None:
 
 @pytest.mark.parametrize("link", range(PROXIES + 1))
 def test_chunks_added(link: int) -> None:
-    """Behind the last one: Bob has the whole message, and refuses what follows it (his node: BAD_CONTENT)."""
+    """After the last one: Bob has the whole message, and refuses the rest (his node: BAD_CONTENT)."""
     done = query(SMALL)
     chunks = on_link(done, link)
     for extra in (chunks[0], bytes(len(chunks[0])), random.Random(1).randbytes(len(chunks[0]))):
@@ -153,13 +153,13 @@ def test_chunks_added(link: int) -> None:
         reader = cast_of(PROXIES + 2).bob.codec.destination_reader(done.relayed.opened.slot, SMALL)
         with pytest.raises(AssertionError, match="bytes after the message"):
             receive(reader, body)
-        # In the middle it is one chunk moved on: refused as any other.
+        # In the middle it moves the following chunks, so it is refused like any other change.
         inside = onward(done, [*chunks[:2], extra, *chunks[2:]], link)[-1]
         assert isinstance(at_bob(done, inside)[1], AuthenticationError)
 
 
 def test_known_plaintext_gives_no_key_stream() -> None:
-    """He knows every byte of the content, and XORs it out of a chunk to put his own in."""
+    """He knows every byte of the content, and XORs a chunk to replace it with his own."""
     done = query(SMALL)
     for link in range(PROXIES + 1):
         chunks = on_link(done, link)
@@ -174,5 +174,5 @@ def test_equal_plaintext_chunks_are_never_equal_on_a_link() -> None:
     done = exchange(cast_of(PROXIES + 2), ReplyMode.CACHED, bytes(20_000), [bytes(20_000)], profile=SMALL)
     links = [*done.relayed.links, *done.replies[0].links]
     pieces = [link[at : at + 16] for link in links for at in range(0, len(link), 16)]
-    # The first link of one is not the last of the other: nothing at all comes twice.
+    # The first link of one is not the last of the other: no bytes occur twice.
     assert len(set(pieces)) == len(pieces)
