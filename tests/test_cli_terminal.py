@@ -121,12 +121,22 @@ def test_commands_print_through_one_module() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["peers", "--network", "{net}"], ["peers", "--network", "{net}", "--json"]]
+    "arguments",
+    [
+        ["--help"],
+        ["peers", "--network", "{net}"],
+        ["peers", "--network", "{net}", "--json"],
+        ["demo", "--peers", "3"],
+        ["bench", "--count", "1", "--size", "1"],
+        ["network", "{tmp}/new", "--nodes", "1"],
+    ],
 )
-def test_a_command_whose_output_pipe_is_closed_ends_silently(net: Path, arguments: list[str]) -> None:
+def test_a_command_whose_output_pipe_is_closed_ends_silently(
+    net: Path, tmp_path: Path, arguments: list[str]
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    process = _start(*[argument.format(net=net) for argument in arguments], stdout=writer)
+    process = _start(*[argument.format(net=net, tmp=tmp_path) for argument in arguments], stdout=writer)
     os.close(writer)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")

@@ -6,12 +6,17 @@ import contextlib
 import json
 import logging
 import os
+import pty
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +133,75 @@ def test_a_missing_file_is_named_with_the_remedy(
         shown = capsys.readouterr().err
         for word in words:
             assert word in shown
+
+
+def lost_pipe() -> int:
+    """A pipe that nobody reads: writing is EPIPE, as behind `mtun node | head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def lost_terminal() -> int:
+    """A terminal whose window was closed: writing is EIO."""
+    master, slave = pty.openpty()
+    os.close(master)
+    return slave
+
+
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@contextlib.contextmanager
+def started(*arguments: str | Path, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command with other standard streams, without the buffering of tests."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "tunnel", *map(str, arguments)]
+    with subprocess.Popen(command, env=kept, text=True, **streams) as process:
+        watchdog = threading.Timer(PATIENCE_S, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("lost", [lost_pipe, lost_terminal, full_disk])
+@pytest.mark.parametrize("command", ["node", "up"])
+def test_a_command_that_serves_goes_on_without_its_standard_output(
+    empty: Path, command: str, lost: Callable[[], int], flags: list[str]
+) -> None:
+    assert main(["network", "net", "--nodes", "1"]) == 0
+    arguments = {"node": ["--config", "net/node-0/node.toml"], "up": ["net"]}[command]
+    stdout = lost()
+    with started(command, *arguments, *flags, stdout=stdout, stderr=subprocess.PIPE) as process:
+        os.close(stdout)
+        assert process.stderr is not None
+        log = iter(process.stderr.readline, "")
+        assert any("standard output" in line and "going on without it" in line for line in log)
+        with connect(empty / "net" / "node-0" / "state") as node:
+            assert node.id  # it answers
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("lost", [lost_pipe, lost_terminal])
+def test_a_node_goes_on_without_its_log(empty: Path, lost: Callable[[], int]) -> None:
+    """Also at its end the interpreter finds nothing that it could not write: that would be status 120."""
+    assert main(["network", "net", "--nodes", "1"]) == 0
+    stderr = lost()
+    arguments = ["-vv", "node", "--config", "net/node-0/node.toml"]
+    with started(*arguments, stdout=subprocess.PIPE, stderr=stderr) as process:
+        os.close(stderr)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready: ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
 
 
 def _ends(node: Running, *numbers: int) -> str:

@@ -21,11 +21,20 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from tunnel import __version__
 from tunnel.cli.options import COMMANDS, Parser, UsageError
-from tunnel.cli.terminal import STDOUT_NAME, complain, prepare_output, printable, say_all, say_json
+from tunnel.cli.terminal import (
+    STDOUT_NAME,
+    complain,
+    drop_output,
+    lose_stderr,
+    prepare_output,
+    printable,
+    say_all,
+    say_json,
+)
 from tunnel.disk import advice_for, os_error_text
 from tunnel.errors import (
     BadRoute,
@@ -119,11 +128,22 @@ def _log(verbose: int, *, is_for_people: bool) -> None:
     form = (
         "%(levelname)s: %(message)s" if is_for_people else "%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    handler = logging.StreamHandler()
+    handler = _LogHandler()
     handler.setFormatter(LogFormatter(form, is_for_people=is_for_people))
     if is_for_people:
         handler.addFilter(_concerns_user)
     logging.basicConfig(level=level, handlers=[handler])
+
+
+class _LogHandler(logging.StreamHandler[TextIO]):
+    """Log lines on stderr, as long as there is one."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            lose_stderr(error)
+        else:
+            super().handleError(record)
 
 
 def _concerns_user(record: logging.LogRecord) -> bool:
@@ -210,7 +230,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
     """Print an error and return the exit status. An unexpected error is a bug and is raised again."""
     text, hint, code = str(error), "", None
     if isinstance(error, BrokenPipeError):
-        _close_stdout()
+        drop_output(sys.stdout)
         return 128 + signal.SIGPIPE
     if isinstance(error, KeyboardInterrupt | _Ended):
         number = error.number if isinstance(error, _Ended) else int(signal.SIGINT)
@@ -219,7 +239,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
     elif isinstance(error, OSError):
         status, hint = 1, advice_for(error)
         if error.filename == STDOUT_NAME:
-            _close_stdout()
+            drop_output(sys.stdout)
         if error.strerror:
             text = error.strerror if error.filename is None else os_error_text(error, error.filename)
     elif isinstance(error, TunnelError):
@@ -236,16 +256,8 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         try:
             say_json(False, {"error": text, "hint": hint, "code": code})
         except OSError:
-            _close_stdout()
+            drop_output(sys.stdout)
     return status
-
-
-def _close_stdout() -> None:
-    """Send later output to /dev/null, including that of the interpreter at exit."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 def _code(error: TunnelError) -> str | None:

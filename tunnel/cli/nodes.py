@@ -38,7 +38,7 @@ from reactor import (
 from reactor.core.poller import FileDescriptor
 from tunnel.cli.network import NODE_FILE, STATE_FOLDER, node_folders
 from tunnel.cli.options import command, filled, filled_path, seconds
-from tunnel.cli.terminal import ProgressBar, complain, say, say_json
+from tunnel.cli.terminal import ProgressBar, complain, going_on, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, with_published
 from tunnel.errors import LocalTunnelError
@@ -160,7 +160,8 @@ def _serve(config: NodeConfig, *, stops_at_eof: bool, as_json: bool) -> None:
     with ConfiguredNode(config, reactor) as configured, reactor:
 
         def ready() -> None:
-            _say_node_ready(configured, as_json=as_json)
+            with going_on():
+                _say_node_ready(configured, as_json=as_json)
 
         serve = configured.serve(ready)
         main = _with_watch(serve) if stops_at_eof else serve
@@ -283,7 +284,8 @@ class _Network:
                 yield from scope.spawn(self._watch(node), name=node.name)
             with contextlib.closing(self._bar):
                 yield from self._wait_ready()
-            self._say_ready()
+            with going_on():
+                self._say_ready()
             yield from scope.join()
         except Cancelled as error:
             if not self._is_ready:
@@ -326,7 +328,8 @@ class _Network:
             return  # `_wait_ready` reports it
         if self._options.json:
             event = {"event": "ended", "name": node.name, "status": status, "log_tail": node.log_tail()}
-            say_json(False, event)
+            with going_on():
+                say_json(False, event)
         complain(f"error: {self._epitaph(node)}")
         complain(f"hint: restart it with: mtun node --config {node.config}")
 
@@ -364,8 +367,7 @@ class _Network:
             for node in self._nodes:
                 node.reap()
         if self._is_ready and not self._options.json:
-            # After SIGHUP the terminal is gone.
-            with contextlib.suppress(OSError):
+            with going_on():  # after SIGHUP the terminal is gone
                 say("stopped")
 
     def _running(self) -> Iterator[ChildNode]:

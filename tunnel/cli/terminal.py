@@ -3,14 +3,21 @@
 All output of a command goes through `say` and `complain`. Names of files, nodes and peers come from outside:
 control characters in them are escaped, so that no name moves the cursor or clears the screen. A letter that
 the terminal's encoding lacks is replaced (`ascii_fallback`), so that no command fails because of it.
+
+A command that cannot write its result fails: a closed pipe counts as SIGPIPE. A command that serves others
+(`node`, `publish`, `up`) goes on without its output (`going_on`). A lost stderr never ends a command. Output
+that is lost goes to /dev/null from then on (`drop_output`): the interpreter would try to write what is left
+in the buffer at its end, and turn the exit status into 120.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -23,6 +30,9 @@ __all__ = [
     "STDOUT_NAME",
     "ProgressBar",
     "complain",
+    "drop_output",
+    "going_on",
+    "lose_stderr",
     "prepare_output",
     "printable",
     "readable_size",
@@ -31,6 +41,8 @@ __all__ = [
     "say_json",
     "table",
 ]
+
+log = logging.getLogger("tunnel.cli")
 
 _FALLBACK = "mtun-ascii"
 _ASCII = {"─": "-", "…": "...", "–": "-", "█": "#", "░": ".", "×": "x"}
@@ -83,8 +95,37 @@ def say_json(ok: bool, outcome: Mapping[str, Any], *, indent: int | None = None)
 
 def complain(text: str) -> None:
     """Print lines on stderr, if it is open."""
-    with contextlib.suppress(OSError):
+    try:
         _print(text, sys.stderr)
+    except OSError as error:
+        lose_stderr(error)
+
+
+def lose_stderr(error: OSError) -> None:
+    """After a failed write to stderr: drop it if nobody can read it any more. A full disk may get room."""
+    if error.errno in (errno.EPIPE, errno.EIO):
+        drop_output(sys.stderr)
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """For commands that serve others: when stdout is lost (a closed terminal or pipe, a full disk), go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename != STDOUT_NAME:
+            raise
+        drop_output(sys.stdout)
+        log.warning("%s: %s; going on without it", STDOUT_NAME, error.strerror)
+
+
+def drop_output(stream: TextIO | None) -> None:
+    """Send the later output of a stream to /dev/null, including that of the interpreter at exit."""
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # without a descriptor, or closed
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def say_all() -> None:
@@ -236,10 +277,11 @@ class ProgressBar:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
-        # A closed terminal does not end the transfer.
-        with contextlib.suppress(OSError):
+        try:
             sys.stderr.write(text)
             sys.stderr.flush()
+        except OSError as error:
+            lose_stderr(error)  # a closed terminal does not end the transfer
 
 
 def _clock(seconds: float) -> str:
