@@ -81,6 +81,23 @@ def test_a_network_is_whole(net: Path) -> None:
     assert load_config(net / "client.toml", {}).listen is None
 
 
+def test_the_exits_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "net"
+    command = ["network", str(folder), "--nodes", "3", "--exit", "node-2", "--exit", "node-0"]
+    assert main(command) == 0
+    rules = [load_config(folder / f"node-{index}" / "node.toml", {}).rules for index in range(3)]
+    assert rules == [rules[0], (), rules[0]]
+    assert "allow 127.0.0.0/8" in rules[0]
+    capsys.readouterr()
+    for name in ("node-3", "2", "node-00"):
+        assert main(["network", str(tmp_path / "other"), "--nodes", "3", "--exit", name]) == 2
+        assert capsys.readouterr().err.splitlines() == [
+            f"error: --exit {name}: no such node",
+            "hint: the nodes are node-0 to node-2",
+        ]
+        assert not (tmp_path / "other").exists()
+
+
 def test_peers(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--network", str(net), "--json"]) == 0
     peers: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["peers"]

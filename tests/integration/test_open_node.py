@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from tunnel.cli import main
 from tunnel.client import ClientNode, ControlClient, ServiceClient
 from tunnel.client.aio import AsyncClient
 from tunnel.control import PeerState
-from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError
+from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError, SubStreamReset
+from tunnel.established import Target, TargetKind
 from tunnel.services import Echo, Query, Reply, Services
 
 PATIENCE_S = 120.0
@@ -51,6 +53,34 @@ def test_the_folder_of_a_node_is_not_taken_for_its_state(network: Path) -> None:
     hint = f"did you mean {network / 'node-0' / 'node.toml'}?"
     assert caught.value.hint == hint
     assert f"hint: {hint}" in "".join(traceback.format_exception(caught.value)), "programs print no hints"
+
+
+def test_a_node_with_rules_is_an_exit_and_never_to_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    assert main(["network", str(folder), "--nodes", "3", "--exit", "node-2"]) == 0
+    with (
+        open_node(folder / "node-0" / "node.toml"),
+        open_node(folder / "node-1" / "node.toml") as relay,
+        open_node(folder / "node-2" / "node.toml") as exit,
+        connect(folder) as node,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        with Client(node).tunnel(exit.id, hops=1) as tunnel:
+            with tunnel.open(loopback(server.getsockname()[1]), timeout_s=PATIENCE_S) as stream:
+                with server.accept()[0] as conn:
+                    conn.sendall(b"hello")
+                assert stream.read(timeout_s=PATIENCE_S) == b"hello"
+            with pytest.raises(SubStreamReset, match="TARGET_NOT_ALLOWED"):
+                tunnel.open(loopback(exit.address.port), timeout_s=PATIENCE_S)
+        with (
+            Client(node).tunnel(relay.id, hops=1) as tunnel,
+            pytest.raises(SubStreamReset, match="TARGET_NOT_ALLOWED"),
+        ):
+            tunnel.open(loopback(server.getsockname()[1]), timeout_s=PATIENCE_S)
+
+
+def loopback(port: int) -> Target:
+    return Target(TargetKind.IPV4, socket.inet_aton("127.0.0.1"), port)
 
 
 @pytest.mark.parametrize("services", [5, "echo", [upper], Echo()])

@@ -39,6 +39,8 @@ _HOST = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, which would take them while a node is down.
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 _MOST_NODES = 1_000
+# Only programs of this machine can use the exit, and they reach these hosts without it too.
+_EXIT_RULES = ["allow 127.0.0.0/8", "allow ::1", "allow *"]
 _NETWORK = """\
 Make the keys, descriptors and configurations of a network on this machine. `mtun up DIR` runs it.
 
@@ -52,6 +54,7 @@ _NETWORK_EXAMPLE = """\
 example:
   mtun network mynet --nodes 25
   mtun up mynet
+  mtun network other --nodes 8 --exit node-7
 """
 _KEYGEN = """\
 Make the secret keys of one node, in a file that only its owner can read.
@@ -73,6 +76,14 @@ def add_parser(commands: Any) -> None:
     add("folder", type=filled_path, metavar="DIR", help="the new folder; may exist if it is empty")
     add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="number of nodes (default 5)")
     add("--port", type=count(1, MOST_PORT), metavar="P", help="use the ports P, P+1, … (default: free ones)")
+    add(
+        "--exit",
+        action="append",
+        default=[],
+        metavar="NODE",
+        help="this node, such as node-4, also connects to all hosts for its users, and to this machine; may "
+        "be repeated",
+    )
     parser = command(commands, "keygen", _KEYGEN, _KEYGEN_EXAMPLE, run_keygen)
     parser.add_argument(
         "file",
@@ -88,6 +99,10 @@ def run_network(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", "name a folder that is empty or does not exist yet")
+    names = [f"node-{index}" for index in range(options.nodes)]
+    for name in options.exit:
+        if name not in names:
+            raise ConfigError(f"--exit {name}: no such node", f"the nodes are {names[0]} to {names[-1]}")
     is_new = not folder.exists()
     if not is_new and any(folder.iterdir()):
         raise _not_empty(folder)
@@ -98,7 +113,7 @@ def run_network(options: argparse.Namespace) -> int:
     except FileExistsError:  # another `mtun network` makes it now
         raise _not_empty(folder) from None
     try:
-        made = _make_all(folder, ports)
+        made = _make_all(folder, dict(zip(names, ports, strict=True)), options.exit)
     except BaseException:
         # `up` would refuse an unfinished network, and the next `network` a folder that is not empty.
         for part in (folder / PEERS_FOLDER, *folder.glob("node-*")):
@@ -125,12 +140,12 @@ def _not_empty(folder: Path) -> ConfigError:
     return ConfigError(f"{folder} is not empty", "name a folder that is empty or does not exist yet")
 
 
-def _make_all(folder: Path, ports: list[int]) -> dict[str, dict[str, object]]:
+def _make_all(folder: Path, ports: dict[str, int], exits: list[str]) -> dict[str, dict[str, object]]:
     engine = tunnel_engine()
     made = {}
-    for index, port in enumerate(ports):
-        name = f"node-{index}"
-        made[name] = _make_node(folder, name, Address(_HOST, port), engine)
+    for name, port in ports.items():
+        rules = _EXIT_RULES if name in exits else []
+        made[name] = _make_node(folder, name, Address(_HOST, port), rules, engine)
     client: dict[str, dict[str, Any]] = {
         "node": {"keys": "none", "listen": "none", "network": "local"},
         "peers": {"files": [PEERS_FOLDER], "exchange": False},
@@ -139,7 +154,9 @@ def _make_all(folder: Path, ports: list[int]) -> dict[str, dict[str, object]]:
     return made
 
 
-def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) -> dict[str, object]:
+def _make_node(
+    folder: Path, name: str, address: Address, rules: list[str], engine: TunnelEngine
+) -> dict[str, object]:
     place = str(address)
     home = folder / name
     home.mkdir(mode=0o700)
@@ -153,6 +170,8 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
         },
         "service": {"names": list(SERVICES)},
     }
+    if rules:
+        tables["exit"] = {"rules": rules}
     _write(home / NODE_FILE, write_toml(tables))
     now_s = time.time()
     with StateDir(home / STATE_FOLDER) as state:
