@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,6 +213,28 @@ def test_a_silent_connection_is_ended_and_a_half_open_one_sooner(monkeypatch: py
             stream.read(timeout_s=PATIENCE_S)
         assert ended.value.code is ErrorCode.TIMEOUT
         assert program.outcome() == "reset"
+
+
+def test_the_speed_of_a_connection_is_limited_in_each_direction() -> None:
+    exit = Exit(LOOPBACK, ExitSettings(bytes_per_s=400_000))
+    with network(exit) as net, Client(net[0]).tunnel(net[2].id, hops=1) as tunnel:
+        program = Program(answer_at_length)
+        stream = open_to(tunnel, address(program.port))
+        began_s = time.monotonic()
+        stream.write(bytes(200_000))
+        stream.close()
+        assert stream.read(timeout_s=PATIENCE_S)
+        middle_s = time.monotonic()
+        assert len(read_rest(stream)) >= 100_000
+        # The last piece, of 64 KiB at most, needs no pause after it.
+        assert middle_s - began_s > (200_000 - 65_536) / 400_000
+        assert time.monotonic() - middle_s > 0.1
+
+
+def answer_at_length(conn: socket.socket) -> object:
+    data = read_all(conn)
+    conn.sendall(data)
+    return None
 
 
 def hold_after_the_end(conn: socket.socket) -> object:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import tunnel.services.exit as exit_module
 from reactor import ConnectError, Reactor, Service, Signal, Sleep, Spawn
 from reactor.core.timers import FakeClock
-from tests.reactor.helpers import run
+from tests.reactor.helpers import passes, run
 from tests.support.network import PATIENCE_S
 from tests.tunnel.test_exit_rules import SPECIAL, WIDE
 from tunnel.errors import BadArgument, ErrorCode, PeerError
@@ -32,8 +32,9 @@ PUBLIC, PUBLIC6 = "93.184.216.34", "2606:2800:220:1::1"
 class Stream:
     """What an exit sees of a sub-stream before it has connected."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, tunnel: bytes) -> None:
         self.target = target
+        self.binding = tunnel
 
 
 class Dialled:
@@ -66,10 +67,10 @@ def address(host: str, port: int = 80) -> Target:
     return Target(TargetKind.IPV4 if len(packed) == 4 else TargetKind.IPV6, packed, port)
 
 
-def refused(exit: Exit, target: Target) -> Service[ErrorCode]:
+def refused(exit: Exit, target: Target, tunnel: bytes = b"one") -> Service[ErrorCode]:
     """The code with which a target is refused. That of the made-up network means that it was dialled."""
     with pytest.raises(PeerError) as caught:
-        yield from exit.serve(Stream(target))  # type: ignore[arg-type]
+        yield from exit.serve(Stream(target, tunnel))  # type: ignore[arg-type]
     return caught.value.code
 
 
@@ -207,6 +208,37 @@ def test_a_name_server_that_never_answers_times_out(network: Dialled) -> None:
     assert (network.hosts, exit.open_connections) == ([], 0)
 
 
+def test_slow_names_of_one_tunnel_do_not_hold_up_another(network: Dialled) -> None:
+    answered = threading.Event()
+
+    def look_up(name: str) -> list[str]:
+        if name == "slow.example":
+            answered.wait(PATIENCE_S)
+        return [PUBLIC]
+
+    exit = Exit(["allow *"], look_up=look_up)
+
+    def service() -> Service[list[ErrorCode]]:
+        slow = []
+        for _ in range(40):
+            slow.append((yield Spawn(refused(exit, domain("slow.example")))))
+        yield from passes(5)
+        code = yield from refused(exit, domain("other.example"), tunnel=b"two")
+        assert not any(handle.is_finished for handle in slow)
+        answered.set()
+        codes = [code]
+        for handle in slow:
+            codes.append((yield from handle.join()))
+        return codes
+
+    try:
+        with Reactor() as reactor:
+            assert run(reactor, service()) == [ErrorCode.TARGET_REFUSED] * 41
+    finally:
+        answered.set()
+    assert exit.open_connections == 0
+
+
 def test_at_the_limit_of_connections_the_next_is_refused_until_one_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -301,7 +333,8 @@ def test_without_a_rule_that_names_it_no_special_address_is_dialled(
 
 
 @pytest.mark.parametrize(
-    "value", [{"connections": 0}, {"connect_s": -1.0}, {"connection_idle_s": float("nan")}]
+    "value",
+    [{"connections": 0}, {"bytes_per_s": -1}, {"connect_s": -1.0}, {"connection_idle_s": float("nan")}],
 )
 def test_settings_are_checked(value: dict[str, Any]) -> None:
     with pytest.raises(BadArgument):

@@ -301,6 +301,7 @@ _KIND_OF: dict[str, SettingKind] = {
     "sub_streams": Integer(4, 32_767),
     "quota_bytes": Size(0, _MOST_BYTES),
     "file_bytes": Size(0, _MOST_BYTES),
+    "bytes_per_s": Size(0, _MOST_BYTES),
 }
 
 

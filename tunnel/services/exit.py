@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from reactor import Broken, ConnectError, Service, Signal, SocketStream, TimedOut, timeout_after
+from reactor import Broken, Channel, ConnectError, Service, Signal, SocketStream, TimedOut, timeout_after
 from reactor.core.threads import LookUp
 from reactor.io.connecting import connect_addresses
 from tunnel.arguments import checked_count, checked_seconds, setting
@@ -42,7 +42,15 @@ from tunnel.services.exit_rules import ExitRules, target_host
 from tunnel.services.published import target_error
 from tunnel.services.splice import Splice
 
-__all__ = ["HALF_OPEN_S", "Exit", "ExitSettings", "LookUpFunction", "is_of_this_machine", "look_up"]
+__all__ = [
+    "HALF_OPEN_S",
+    "TUNNEL_LOOK_UPS",
+    "Exit",
+    "ExitSettings",
+    "LookUpFunction",
+    "is_of_this_machine",
+    "look_up",
+]
 
 log = logging.getLogger("tunnel.services")
 
@@ -56,6 +64,9 @@ _OF_NOBODY: Final[dict[int, IpAddress]] = {
     4: ipaddress.IPv4Address("192.0.2.1"),
     6: ipaddress.IPv6Address("2001:db8::1"),
 }
+TUNNEL_LOOK_UPS: Final = 8
+"""Look-ups of one tunnel at the same time: half of those that the reactor runs. A user who asks slow name
+servers does not hold up the users of other tunnels."""
 HALF_OPEN_S: Final = 600.0
 """Idle time of a connection that has ended in one direction: its server may need it for the answer."""
 
@@ -84,8 +95,13 @@ class ExitSettings:
         3_600.0, "A connection that moves no byte for this time is ended with TIMEOUT.", "s"
     )
 
+    bytes_per_s: int = setting(
+        0, "Bytes a second of each connection, in each direction. 0: no limit.", "bytes"
+    )
+
     def __post_init__(self) -> None:
         checked_count(self.connections, "connections", least=1)
+        checked_count(self.bytes_per_s, "bytes_per_s")
         checked_seconds(self.connect_s, "connect_s")
         checked_seconds(self.connection_idle_s, "connection_idle_s")
 
@@ -122,6 +138,7 @@ class Exit(StreamService):
         self._rules = ExitRules(rules)
         self._settings = settings or ExitSettings()
         self._look_up = look_up
+        self._look_ups: dict[bytes, Channel[None]] = {}  # under way, by tunnel
         self._own: frozenset[Address] = frozenset()
         self.open_connections = 0
 
@@ -144,26 +161,33 @@ class Exit(StreamService):
             raise TableFull(f"{self.open_connections} connections, the limit of this exit")
         self.open_connections += 1
         try:
-            with (yield from self._connect(stream.target)) as sock:
+            with (yield from self._connect(stream)) as sock:
                 stream.confirm()
-                splice = Splice(sock, stream, idle_s=settings.connection_idle_s, half_open_s=HALF_OPEN_S)
+                splice = Splice(
+                    sock,
+                    stream,
+                    idle_s=settings.connection_idle_s,
+                    half_open_s=HALF_OPEN_S,
+                    bytes_per_s=settings.bytes_per_s or None,
+                )
                 yield from splice.run()
         finally:
             self.open_connections -= 1
 
-    def _connect(self, target: Target) -> Service[SocketStream]:
-        log.debug("connecting to %s", target)
+    def _connect(self, stream: SubStream[Signal]) -> Service[SocketStream]:
+        log.debug("connecting to %s", stream.target)
+        reaching = self._reach(stream.target, stream.binding)
         try:
-            return (yield from timeout_after(self._settings.connect_s, self._reach(target)))
+            return (yield from timeout_after(self._settings.connect_s, reaching))
         except (ConnectError, TimedOut) as error:
             raise target_error(error) from error
         except OSError as error:
             raise TableFull("no descriptor is left to check the target") from error
 
-    def _reach(self, target: Target) -> Service[SocketStream]:
+    def _reach(self, target: Target, tunnel: bytes) -> Service[SocketStream]:
         host, port = target_host(target), target.port
         if isinstance(host, str):
-            name, found = host, (yield from self._find(host, port))
+            name, found = host, (yield from self._find(host, port, tunnel))
         else:
             name, found = None, [host]
         allowed = [address for address in found if self._is_allowed(name, address, port)]
@@ -171,7 +195,7 @@ class Exit(StreamService):
             raise TargetNotAllowed("the rules of this exit do not allow the target")
         return (yield from connect_addresses(list(map(str, _some_of_each_family(allowed))), port))
 
-    def _find(self, name: str, port: int) -> Service[list[IpAddress]]:
+    def _find(self, name: str, port: int, tunnel: bytes) -> Service[list[IpAddress]]:
         """The addresses of a name.
 
         Raises:
@@ -183,12 +207,24 @@ class Exit(StreamService):
         if name == "localhost" or name.endswith(".localhost"):
             return list(map(unmapped, _LOCALHOST))
         try:
-            found: Iterable[str] = yield LookUp(self._look_up, name)
+            found = yield from self._look_up_in_turn(name, tunnel)
         except Broken as error:
             raise TableFull("no thread is free for a look-up") from error
         except OSError as error:
             raise PeerError("no address was found for the name", ErrorCode.TARGET_UNREACHABLE) from error
         return list(dict.fromkeys(map(unmapped, found)))
+
+    def _look_up_in_turn(self, name: str, tunnel: bytes) -> Service[Iterable[str]]:
+        """Look a name up when the tunnel has few look-ups under way; the others wait in order."""
+        running = self._look_ups.setdefault(tunnel, Channel(TUNNEL_LOOK_UPS, "look-ups of a tunnel"))
+        yield from running.send(None)
+        try:
+            found: Iterable[str] = yield LookUp(self._look_up, name)
+            return found
+        finally:
+            running.receive_nowait()
+            if not running:
+                del self._look_ups[tunnel]
 
     def _is_allowed(self, name: str | None, address: IpAddress, port: int) -> bool:
         is_own = (

@@ -31,6 +31,7 @@ class Splice:
         idle_s: end both when no byte has moved in either direction for this time, or up to half as much more;
             None: never.
         half_open_s: the same when one direction has ended in order, if it is shorter.
+        bytes_per_s: most bytes a second in each direction; None: no limit.
     Attributes:
         sent_bytes: into the tunnel. received_bytes: out of the tunnel.
     """
@@ -42,11 +43,15 @@ class Splice:
         *,
         idle_s: float | None = None,
         half_open_s: float = math.inf,
+        bytes_per_s: int | None = None,
     ) -> None:
         self._sock = sock
         self._stream = stream
         self._idle_s = idle_s
         self._half_open_s = half_open_s
+        self._bytes_per_s = bytes_per_s
+        # A piece takes a second at most, so that the pause after it is no silence.
+        self._piece_bytes = _READ_BYTES if bytes_per_s is None else min(_READ_BYTES, bytes_per_s)
         self._failure: PeerError | None = None
         self._copying = 2  # directions that have not ended
         self.sent_bytes = self.received_bytes = 0
@@ -110,12 +115,14 @@ class Splice:
         stream = self._stream
         reader, writer = ReadYield(self._sock), WriteYield(stream)
         # Whole chunks: the rest of a read would go in one that is mostly empty.
-        read_bytes = max(1, _READ_BYTES // stream.chunk_data_bytes) * stream.chunk_data_bytes
+        read_bytes = max(1, self._piece_bytes // stream.chunk_data_bytes) * stream.chunk_data_bytes
         data = first or (yield from reader.read(read_bytes))
         try:
             while data:
                 yield from writer.write_all(data)
                 self.sent_bytes += len(data)
+                if self._bytes_per_s is not None:
+                    yield Sleep(len(data) / self._bytes_per_s)
                 data = yield from reader.read(read_bytes)
         except PeerError:
             if stream.failure is not None:
@@ -127,9 +134,11 @@ class Splice:
         """From the tunnel to the socket."""
         reader, writer = ReadYield(self._stream), WriteYield(self._sock)
         try:
-            while data := (yield from reader.read(_READ_BYTES)):
+            while data := (yield from reader.read(self._piece_bytes)):
                 yield from writer.write_all(data)
                 self.received_bytes += len(data)
+                if self._bytes_per_s is not None:
+                    yield Sleep(len(data) / self._bytes_per_s)
             self._sock.shutdown_write()
         except Broken:
             # A program may answer and close before it has read all. What it sent is still good; if the
@@ -138,10 +147,10 @@ class Splice:
 
     def _watch(self, idle_s: float, scope: Scope) -> Service[None]:
         half_open_s = min(idle_s, self._half_open_s)
-        last, silent_s, limit_s = -1, 0.0, idle_s
+        last, silent_s, limit_s = (0, 0), 0.0, idle_s
         while silent_s < limit_s:
             yield Sleep(half_open_s / 2)
-            now = self.sent_bytes + self.received_bytes
+            now = self.sent_bytes + self.received_bytes, self._copying  # the end of a direction is no silence
             silent_s = silent_s + half_open_s / 2 if now == last else 0.0
             last = now
             limit_s = idle_s if self._copying == 2 else half_open_s
