@@ -33,6 +33,7 @@ __all__ = [
     "ServiceCancelled",
     "TimedOut",
     "UnexpectedEnd",
+    "check_count",
     "check_type",
     "is_ctrl_c",
     "log_failure",
@@ -153,6 +154,19 @@ def check_type(value: object, kind: type | UnionType, what: str, expected: str) 
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         given = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
         raise TypeError(f"{what}: expected {expected}, got {given}")
+
+
+def check_count(value: object, what: str, *, least: int, most: int | None = None) -> None:
+    """Refuse a number out of range where it is given.
+
+    Raises:
+        TypeError: not a whole number. ValueError: out of range.
+    """
+    check_type(value, int, what, "a whole number")
+    assert isinstance(value, int)
+    if value < least or (most is not None and value > most):
+        expected = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{what}: expected {expected}, got {value}")
 
 
 def is_ctrl_c(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import Field, field, fields
 from enum import Enum
 from typing import Any, Self, TypeVar
 
@@ -18,7 +18,12 @@ from tunnel.errors import BadArgument, LocalTunnelError
 
 __all__ = [
     "ID_BYTES",
+    "LEAST_SECONDS",
+    "MOST_BYTES",
+    "MOST_SECONDS",
     "EnteredOnce",
+    "bounded",
+    "check_fields",
     "check_options",
     "checked_bytes",
     "checked_count",
@@ -27,11 +32,21 @@ __all__ = [
     "did_you_mean",
     "member",
     "plain_name",
+    "range_of",
     "setting",
 ]
 
 ID_BYTES = 32
 """Length of a node id."""
+
+MOST_BYTES = 1 << 40
+LEAST_SECONDS = 0.001
+MOST_SECONDS = 30 * 24 * 3600.0
+"""Shortest and longest time in a setting."""
+# The usual ranges of a setting. A shorter time would keep a processor busy, or end what has only begun.
+_SECONDS = (LEAST_SECONDS, MOST_SECONDS)
+_COUNT = (1, 100_000_000)
+_BYTES = (0, MOST_BYTES)
 
 E = TypeVar("E", bound=Enum)
 T = TypeVar("T")
@@ -60,14 +75,52 @@ class EnteredOnce:
         return self
 
 
-def setting(default: T, help: str, unit: str = "") -> T:
+def setting(
+    default: T, help: str, unit: str = "", *, least: float | None = None, most: float | None = None
+) -> T:
     """A dataclass field that the configuration file can set.
 
     Args:
         default: immutable. help: meaning, one or two sentences; shown in docs/configuration.md.
         unit: "s" or "bytes", for numbers that have one.
+        least, most: range of a number; by default the usual one of its kind, see `range_of`.
     """
-    return field(default=default, metadata={"help": help, "unit": unit})
+    return field(default=default, metadata={"help": help, "unit": unit, "least": least, "most": most})
+
+
+def bounded(default: T, *, least: float | None = None, most: float | None = None) -> T:
+    """A dataclass field with a range of its own, which the configuration file cannot set."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+def range_of(each: Field[Any]) -> tuple[Any, Any]:
+    """The range of a number: the field's own, or 0.001 s to 30 days, 1 to 100,000,000, 0 to 1 TiB."""
+    is_size = each.metadata.get("unit") == "bytes"
+    usual = _SECONDS if isinstance(each.default, float) else _BYTES if is_size else _COUNT
+    own = each.metadata.get("least"), each.metadata.get("most")
+    least, most = (usually if given is None else given for given, usually in zip(own, usual, strict=True))
+    return least, most
+
+
+def check_fields(settings: Any) -> None:
+    """Check the fields of a dataclass of settings, each by the type of its default. Names become members.
+
+    Raises:
+        TypeError: a wrong type. BadArgument: out of range (`range_of`), or an unknown name.
+    """
+    for each in fields(settings):
+        value, default = getattr(settings, each.name), each.default
+        if isinstance(default, Enum):
+            object.__setattr__(settings, each.name, member(type(default), value, each.name))
+        elif isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise TypeError(f"{each.name}: expected True or False, got {value!r}")
+        elif isinstance(default, float):
+            least, most = range_of(each)
+            checked_seconds(value, each.name, least=least, most=most)
+        elif isinstance(default, int):
+            least, most = range_of(each)
+            checked_count(value, each.name, least=least, most=most)
 
 
 def plain_name(text: str) -> str:
@@ -156,16 +209,17 @@ def checked_count(value: Any, what: str, *, least: int = 0, most: int | None = N
     return value
 
 
-def checked_seconds(value: Any, what: str) -> float:
-    """A time in seconds; infinity means no limit.
+def checked_seconds(value: Any, what: str, *, least: float = 0.0, most: float = math.inf) -> float:
+    """A time in seconds; infinity, where it is allowed, means no limit.
 
     Raises:
-        TypeError: not a number. BadArgument: negative, or NaN.
+        TypeError: not a number. BadArgument: out of range, or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what}: expected a number of seconds, got {value!r}")
-    if not value >= 0:  # also NaN
-        raise BadArgument(f"{what}: expected seconds, 0 or more, got {value}")
+    if not least <= value <= most:  # also NaN
+        expected = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:,.0f}"
+        raise BadArgument(f"{what}: expected seconds, {expected}, got {value}")
     try:
         return float(value)
     except OverflowError:  # an integer beyond every float

@@ -25,6 +25,8 @@ __all__ = ["LocalNetwork"]
 
 T = TypeVar("T")
 
+_MOST_PEERS = 10_000  # more than one process can have open files for
+
 
 class LocalNetwork:
     """A context manager: `peers` nodes that know each other.
@@ -39,7 +41,8 @@ class LocalNetwork:
         limits: of every node.
         observe: called in the reactor's thread with a FrameReport for each frame that a node relays.
     Raises:
-        TypeError: an argument has the wrong type, or `service` is not a service. BadArgument: no nodes.
+        TypeError: an argument has the wrong type, or `service` is not a service. BadArgument: `peers` is not
+            1 to 10,000.
         EngineUnavailable, BadParameter (both of `readwrite_comp`): the engine is not installed, or unknown.
     Raises (on entry):
         LocalTunnelError: it was entered before.
@@ -56,7 +59,7 @@ class LocalNetwork:
         limits: Limits | None = None,
         observe: Callable[[FrameReport], None] | None = None,
     ) -> None:
-        self._peers = checked_count(peers, "peers", least=1)
+        self._peers = checked_count(peers, "peers", least=1, most=_MOST_PEERS)
         self._service = None if service is None else as_service(service)
         self._engine = tunnel_engine(engine) if isinstance(engine, str) else engine
         if limits is not None and not isinstance(limits, Limits):

@@ -45,6 +45,7 @@ from reactor.errors import (
     Deadlock,
     Forked,
     ReactorError,
+    check_type,
     is_ctrl_c,
     log_failure,
 )
@@ -138,7 +139,8 @@ class Reactor:
         seed: shuffle the order within each pass, reproducibly; see `shuffle`.
         slow_step_s: log a warning when a service blocks the loop for longer; None: do not measure.
     Raises:
-        TypeError: `clock` has no `now`. BadRequest: `slow_step_s` is not a number.
+        TypeError: `clock` has no `now`. BadRequest: `slow_step_s` is not a number, or is negative.
+            The same for `seed`: TypeError.
 
     Attributes:
         tasks: the living services in order of creation, as the keys of a dict.
@@ -155,6 +157,9 @@ class Reactor:
     ) -> None:
         if slow_step_s is not None:
             check_seconds(slow_step_s)
+            if slow_step_s < 0:
+                raise BadRequest(f"slow_step_s: expected seconds, 0 or more, got {slow_step_s}")
+        check_type(seed, int | None, "seed", "a whole number, or None")
         clock = MonotonicClock() if clock is None else clock
         if not callable(getattr(clock, "now", None)):
             raise TypeError(f"clock: expected an object with `now`, got {clock!r}")

@@ -66,11 +66,16 @@ class MonotonicClock:
 
 
 class FakeClock:
-    """A clock that stands still until `advance` is called or the loop would wait for a timer."""
+    """A clock that stands still until `advance` is called or the loop would wait for a timer.
+
+    Raises:
+        BadRequest: `start_s` is not a number.
+    """
 
     __slots__ = ("_now_s",)
 
     def __init__(self, start_s: float = 0.0) -> None:
+        check_seconds(start_s)
         self._now_s = start_s
 
     def now(self) -> float:
@@ -81,8 +86,9 @@ class FakeClock:
         """Let time pass. Call it from a service or while the loop is not running.
 
         Raises:
-            ValueError: `seconds` is negative.
+            ValueError: `seconds` is negative. BadRequest: it is not a number.
         """
+        check_seconds(seconds)
         if seconds < 0:
             raise ValueError(f"a clock goes forward, got {seconds} s")
         self._now_s += seconds

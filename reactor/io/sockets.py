@@ -17,8 +17,8 @@ from reactor.core.forgotten import needs_yield_from
 from reactor.core.poller import FileDescriptor
 from reactor.core.requests import YIELD, CurrentTime, Service
 from reactor.core.timers import Sleep
-from reactor.errors import Broken, Closed, check_type, renewed
-from reactor.io.streams import byte_view, writable_view
+from reactor.errors import Broken, Closed, check_count, check_type, renewed
+from reactor.io.streams import MOST_READ_BYTES, byte_view, writable_view
 
 __all__ = ["SocketStream", "TcpListener", "UnixListener", "place_fault", "short_path"]
 
@@ -28,6 +28,7 @@ logger = logging.getLogger("reactor")
 _ACCEPTS_PER_PASS: Final = 16
 # Time to the next attempt without free descriptors. Connections wait in the backlog meanwhile.
 _ACCEPT_BACKOFF_S: Final = 0.1
+_MOST_BACKLOG: Final = 0x7FFFFFFF  # the system allows less, and takes its own limit then
 # Time between two such log lines: at its limit a server runs out again with each connection that ends.
 _SHORT_REPORT_S: Final = 60.0
 # The longest socket address of Linux, without the final zero. Systems with a lower limit raise an error.
@@ -171,7 +172,9 @@ class SocketStream:
         return count
 
     def read(self, limit_bytes: int) -> bytes:
-        """Read up to a limit as new bytes; b"" is the end. Raises as `readinto`."""
+        """Read up to a limit as new bytes; b"" is the end. Raises as `readinto`, and as `ReadYield.read`."""
+        if type(limit_bytes) is not int or not 0 < limit_bytes <= MOST_READ_BYTES:
+            check_count(limit_bytes, "limit_bytes", least=1, most=MOST_READ_BYTES)
         try:
             data = self._sock.recv(limit_bytes)
         except BlockingIOError:
@@ -355,6 +358,7 @@ class _Listener:
     __slots__ = ("_accept", "_descriptor", "_next_report_s", "_sock", "_streak", "address")
 
     def __init__(self, sock: socket.socket, backlog: int, address: Any) -> None:
+        check_count(backlog, "backlog", least=0, most=_MOST_BACKLOG)
         sock.listen(backlog)
         sock.setblocking(False)
         self._sock = sock
@@ -431,8 +435,8 @@ class TcpListener(_Listener):
         backlog: connections that may wait to be accepted.
     Raises:
         OSError: the address is not available.
-        ValueError: the port is out of range, or the host is not a valid name.
-        TypeError: `host` is not text, or `port` not a whole number.
+        ValueError: the port or backlog is out of range, or the host is not a valid name.
+        TypeError: `host` is not text; `port` or `backlog` is not a whole number.
     """
 
     __slots__ = ()

@@ -26,9 +26,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from reactor.core.forgotten import Reminder, needs_yield_from, reminded, settle
 from reactor.core.requests import YIELD, Request, Service
-from reactor.errors import UnexpectedEnd
+from reactor.errors import UnexpectedEnd, check_count
 
 __all__ = [
+    "MOST_READ_BYTES",
     "ReadStream",
     "ReadYield",
     "WriteStream",
@@ -40,6 +41,8 @@ __all__ = [
 T = TypeVar("T")
 # Calls in a row that did not block; then the other services run.
 _CALLS_PER_PASS: Final = 16
+MOST_READ_BYTES: Final = 1 << 30
+"""Most bytes of one `read`: the buffer for them is allocated first."""
 _FIELD_NAME: Final = re.compile(":[^:]*:")  # in the format of a buffer of structures
 
 
@@ -212,7 +215,14 @@ class ReadYield(_Side):
         """Read the available bytes, up to a limit, as new bytes; b"" is the end. For streams with `read`.
 
         A service that holds no buffer while it waits is small: for services that wait most of the time.
+
+        Raises:
+            TypeError: `limit_bytes` is not a whole number. ValueError: it is not 1 to 1 GiB.
+            any other: as the stream.
         """
+        # Without the check 0 would read b"", which looks like the end.
+        if type(limit_bytes) is not int or not 0 < limit_bytes <= MOST_READ_BYTES:
+            check_count(limit_bytes, "limit_bytes", least=1, most=MOST_READ_BYTES)
         stream: Any = self.stream
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:

@@ -27,7 +27,7 @@ from reactor.core.requests import Service
 from reactor.core.task import Handle, Join, Task
 from reactor.core.threads import ThreadCalls
 from reactor.core.timers import SleepingTask
-from reactor.errors import BadRequest, check_type, is_ctrl_c, log_failure
+from reactor.errors import BadRequest, check_count, check_type, is_ctrl_c, log_failure
 from reactor.sync.channel import ReceiveItem, SendItem
 from reactor.sync.scope import Signal
 
@@ -50,6 +50,7 @@ def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
         thread is.
     """
     check_type(reactor, Reactor, "reactor", "a Reactor")
+    check_count(limit, "limit", least=0)
     tasks = list(reactor.tasks)
     lines = [f"reactor: {len(tasks)} services, {len(reactor.ready)} ready, {len(reactor.timers)} timers"]
     for task in tasks[:limit]:

@@ -37,6 +37,7 @@ from reactor.errors import (
     Forked,
     ServiceCancelled,
     TimedOut,
+    check_count,
     check_type,
     log_failure,
 )
@@ -85,8 +86,11 @@ def serve(
         The service object, with its state.
     Raises:
         ChannelClosed: the channel of answers is closed. One answer is lost.
+        TypeError, ValueError: `limit` is not a whole number of 0 or more.
         any other: the error of `call`. The command is used up.
     """
+    if limit is not None:
+        check_count(limit, "limit", least=0)
     done = 0
     while limit is None or done < limit:
         try:

@@ -17,7 +17,7 @@ from reactor.core.requests import Service
 from reactor.core.task import Handle, Task, name_of
 from reactor.core.threads import answer_at_fork
 from reactor.core.timers import Clock, lock_timeout
-from reactor.errors import Broken, Busy, Closed, TimedOut, check_type
+from reactor.errors import Broken, Busy, Closed, TimedOut, check_count, check_type
 from reactor.run.spawners import ProxyHandle, poll_poller
 
 __all__ = ["ReactorThread", "ThreadPark", "ThreadPool"]
@@ -42,6 +42,7 @@ class ThreadPark:
 
     def __init__(self, *, clock: Clock | None = None, max_threads: int = _MAX_THREADS) -> None:
         self._clock = clock
+        check_count(max_threads, "max_threads", least=1)
         self._max_threads = max_threads
         self._lock = threading.Lock()
         self._threads = 0
@@ -110,9 +111,7 @@ class ThreadPool:
     __slots__ = ("_clock", "_is_closed", "_lock", "_max_threads", "members")
 
     def __init__(self, threads: int = 4, *, clock: Clock | None = None) -> None:
-        check_type(threads, int, "threads", "a whole number")
-        if threads < 1:
-            raise ValueError(f"a pool has at least 1 thread, got {threads}")
+        check_count(threads, "threads", least=1)
         self._max_threads = threads
         self._clock = clock
         self._lock = threading.Lock()

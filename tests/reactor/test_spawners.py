@@ -654,7 +654,7 @@ def test_a_closed_pool() -> None:
     with pytest.raises(Closed):
         pool.spawn(forever())
     pool.close()
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="threads: expected 1 or more"):
         ThreadPool(0)
 
 

@@ -32,7 +32,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, needs_yield_from, timeout_after
 from reactor.errors import Forked
-from tunnel.arguments import EnteredOnce, check_options
+from tunnel.arguments import EnteredOnce, check_options, checked_seconds
 from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -447,7 +447,15 @@ def _run(
 
     Args:
         release: called in the reactor with a result that arrives while the thread is interrupted.
+    Raises:
+        TypeError, BadArgument: `timeout_s` is no time; the service was not started.
     """
+    if timeout_s is not None:
+        try:
+            checked_seconds(timeout_s, "timeout_s")
+        except BaseException:
+            service.close()
+            raise
     owned = None if release is None else _Owned(service, release)
     service = timeout_after(timeout_s, service if owned is None else owned.run())
     future: Future[T] | None = None

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Unpack
 
 from reactor import RunInThread, Service, Sleep, needs_yield_from
+from tunnel.arguments import checked_count, checked_seconds
 from tunnel.client.clients import AskingNode, asking
 from tunnel.client.file_endpoints import FileTarget, ObjectTarget, PathTarget, SourceFile
 from tunnel.codes import CODES, Location
@@ -41,7 +42,7 @@ from tunnel.errors import (
 )
 from tunnel.node.query.attempts import submit
 from tunnel.node.query.incoming_replies import IncomingReply, report_progress
-from tunnel.node.query.request import WayOptions
+from tunnel.node.query.request import MAX_RETRIES, WayOptions
 from tunnel.services.base import PieceReader, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
@@ -125,7 +126,9 @@ class FilesClient:
         self._node = asking(node)
         self._destination = destination
         self._prefix = b"" if service is None else service_prefix(service)
-        self._retries = retries
+        self._retries = checked_count(retries, "retries", most=MAX_RETRIES)
+        if (timeout_s := options.get("timeout_s")) is not None:
+            checked_seconds(timeout_s, "timeout_s")
         self._options = options
         self._has_answered = False  # the service there has read a request of this client
 

@@ -131,17 +131,17 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number above `above`, up to `most`; no NaN."""
+    """A number in a range; no NaN."""
 
-    above: float
+    least: float
     most: float
 
     @property
     def expected(self) -> str:
-        return f"a number above {self.above:g}, at most {self.most:,.0f}"
+        return f"a number, {self.least:g} to {self.most:,.0f}"
 
     def check(self, value: Any) -> float:
-        if type(value) not in (int, float) or not self.above < value <= self.most:
+        if type(value) not in (int, float) or not self.least <= value <= self.most:
             raise ValueError
         return float(value)
 

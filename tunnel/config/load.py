@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunnel.arguments import did_you_mean
-from tunnel.config.kinds import Choice, ListOf
+from tunnel.arguments import LEAST_SECONDS, MOST_SECONDS, checked_count, checked_seconds, did_you_mean
+from tunnel.config.kinds import MOST_PORT, Choice, ListOf
 from tunnel.config.repeated import REPEATED, PublishEntry, RepeatedTable
 from tunnel.config.settings import (
     ENVIRONMENT_PREFIX,
@@ -80,6 +80,12 @@ class NodeConfig:
     limits: Limits
     files_settings: FilesSettings
     exit_settings: ExitSettings
+
+    def __post_init__(self) -> None:
+        # For programs that change a loaded configuration with `replace`.
+        for name in ("refresh_s", "stop_s"):
+            checked_seconds(getattr(self, name), name, least=LEAST_SECONDS, most=MOST_SECONDS)
+        checked_count(self.dht_port, "dht_port", most=MOST_PORT)
 
 
 def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = True) -> NodeConfig:

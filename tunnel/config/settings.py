@@ -1,9 +1,9 @@
 """Every setting of a node: table, key, kind, unit, default and meaning.
 
 Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits`,
-`FilesSettings` and `ExitSettings` declare themselves with `tunnel.arguments.setting`: default, unit and help
-text stand there.
-This file adds only their table (`_TABLE_OF`) and unusual ranges (`_KIND_OF`). Few settings are better: a
+`FilesSettings` and `ExitSettings` declare themselves with `tunnel.arguments.setting`: default, unit, range
+and help text stand there. This file adds only their table (`_TABLE_OF`) and stricter ranges (`_KIND_OF`).
+Few settings are better: a
 value that users have no reason to change is a constant, or a plain field of its class. Afterwards run
 `python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test compares the two.
 """
@@ -11,10 +11,11 @@ value that users have no reason to change is a constant, or a plain field of its
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from enum import Enum
 from typing import Any, Final
 
+from tunnel.arguments import LEAST_SECONDS, MOST_BYTES, MOST_SECONDS, range_of
 from tunnel.config.kinds import (
     Choice,
     ExitRuleText,
@@ -33,9 +34,8 @@ from tunnel.config.kinds import (
     show,
 )
 from tunnel.established import TunnelLimits
-from tunnel.geometry import ALL_PROFILES, LONG
+from tunnel.geometry import ALL_PROFILES
 from tunnel.node import LOCAL_NETWORK_ID, Limits
-from tunnel.routing.guards import MOST_GUARDS
 from tunnel.services import ExitSettings, FilesSettings
 
 __all__ = [
@@ -57,9 +57,6 @@ _MOST_ADDRESSES = 4  # the capacity of a descriptor
 _MOST_FILES = 64
 _MOST_RANGES = 16
 _MOST_RULES = 256  # each connection is compared with all of them
-_MOST_COUNT = 100_000_000
-_MOST_SECONDS = 30 * 24 * 3600.0
-_MOST_BYTES = 1 << 40
 
 TABLES = {
     "node": "Identity and addresses of the node.",
@@ -218,7 +215,7 @@ _OWN = [
     Setting(
         "peers",
         "refresh_s",
-        Number(0, _MOST_SECONDS),
+        Number(LEAST_SECONDS, MOST_SECONDS),
         5.0,
         "Interval between checks of the peer files. Changed files are read again.",
         unit="s",
@@ -274,7 +271,7 @@ _OWN = [
     Setting(
         "timeouts",
         "stop_s",
-        Number(0, _MOST_SECONDS),
+        Number(LEAST_SECONDS, MOST_SECONDS),
         5.0,
         "At a clean stop: time allowed for traffic through the node to finish.",
         unit="s",
@@ -287,35 +284,24 @@ _TABLE_OF = {
     "links": "links links_ahead link_policy",
     "padding": "padding padding_gap_s",
 }
-# Ranges other than the usual ones: 1 or more for counts, above 0 for times.
+# A configured node has more to do than the smallest one that a test makes.
 _KIND_OF: dict[str, SettingKind] = {
-    "links_ahead": Integer(0, 1024),
-    "route_hops": Integer(0, LONG.max_proxies),
-    "route_bias": Integer(0, LONG.max_proxies),
-    "answer_hops": Integer(0, LONG.max_proxies),
-    "guards": Integer(0, MOST_GUARDS),
-    "prepared": Integer(0, 1024),
-    "prepared_tunnels": Integer(0, 64),
-    "buffer_bytes": Size(1 << 20, _MOST_BYTES),
-    "tunnel_bytes": Size(1 << 20, _MOST_BYTES),
-    "sub_streams": Integer(4, 32_767),
-    "quota_bytes": Size(0, _MOST_BYTES),
-    "file_bytes": Size(0, _MOST_BYTES),
-    "bytes_per_s": Size(0, _MOST_BYTES),
+    "buffer_bytes": Size(1 << 20, MOST_BYTES),
+    "tunnel_bytes": Size(1 << 20, MOST_BYTES),
 }
 
 
-def _kind(name: str, default: Any) -> tuple[SettingKind, Any]:
+def _kind(each: Field[Any]) -> tuple[SettingKind, Any]:
     """The kind of a field, and its default as TOML represents it."""
+    default = each.default
     if isinstance(default, Enum):
         return Choice({member.name.lower(): member for member in type(default)}), default.name.lower()
-    if name in _KIND_OF:
-        return _KIND_OF[name], default
     if isinstance(default, bool):
         return Switch(), default
-    if isinstance(default, int):
-        return Integer(1, _MOST_COUNT), default
-    return Number(0, _MOST_SECONDS), default
+    if each.name in _KIND_OF:
+        return _KIND_OF[each.name], default
+    numbers = Number if isinstance(default, float) else Size if each.metadata["unit"] == "bytes" else Integer
+    return numbers(*range_of(each)), default
 
 
 def _limits(defaults: Any, owner: str, other_table: str) -> list[Setting]:
@@ -326,7 +312,7 @@ def _limits(defaults: Any, owner: str, other_table: str) -> list[Setting]:
         if "help" not in field.metadata:
             continue
         name = field.name
-        kind, default = _kind(name, getattr(defaults, name))
+        kind, default = _kind(field)
         unit, meaning = field.metadata["unit"], field.metadata["help"]
         found.append(Setting(tables.get(name, other_table), name, kind, default, meaning, unit, owner))
     return found

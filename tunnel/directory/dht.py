@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from tunnel.arguments import LEAST_SECONDS, MOST_SECONDS, checked_count, checked_seconds
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory.exchange import ExchangeDirectory
 from tunnel.errors import DescriptorError, MissingLibrary
@@ -82,8 +83,9 @@ class DhtDirectory(ExchangeDirectory):
         self._now_s = now_s
         self._dht = _import_opendht() if module is None else module
         self._network = network_id.hex()
-        self._refresh_s = refresh_s
-        self._soon_s = soon_s
+        self._refresh_s = checked_seconds(refresh_s, "refresh_s", least=LEAST_SECONDS, most=MOST_SECONDS)
+        self._soon_s = checked_seconds(soon_s, "soon_s", least=LEAST_SECONDS, most=MOST_SECONDS)
+        checked_count(port, "port", most=65_535)
         self._wall_clock = wall_clock
         self._own: dict[bytes, float] = {}  # node id → when it was put last
         self._wake = threading.Event()

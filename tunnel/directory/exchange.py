@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tunnel.arguments import checked_count
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, MIN_DESCRIPTOR_BYTES, Descriptor
@@ -126,7 +127,7 @@ class ExchangeDirectory:
         self._rng = rng or random.SystemRandom()
         self._engine = engine
         self._rules = rules
-        self._limit = limit
+        self._limit = checked_count(limit, "limit", least=1)
         self._lock = threading.Lock()  # routes are drawn in their callers' threads
         self._published: dict[bytes, Descriptor] = {}
         self.learned: dict[bytes, _Learned] = {}

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from readwrite_comp import AuthenticationError
-from tunnel.arguments import setting
+from tunnel.arguments import bounded, check_fields, setting
 from tunnel.crypto.primitives import PRIVATE_BYTES, TunnelEngine, X25519Private, expand
-from tunnel.errors import LocalTunnelError, MalformedMessage
+from tunnel.errors import MalformedMessage
 from tunnel.established.layouts import Hello
 from tunnel.geometry import Geometry
 from tunnel.onion.key_schedule import Direction, end_to_end_key, tunnel_keys
@@ -73,28 +73,25 @@ class TunnelLimits:
         early: Alice only: send before Bob's HELLO arrives. Saves a round trip, but these chunks have no
             forward secrecy, and only the header's replay table protects them from replay.
     Raises:
-        LocalTunnelError: a value out of range.
+        BadArgument: a value out of range. TypeError: a wrong type.
     """
 
     sub_streams: int = setting(
         64,
         "Sub-streams that the other end of an established tunnel may have open at the same time, 4 to "
         "32,767. A tunnel holds at most 17 chunks for each, and only if the user reads nothing.",
+        least=LEAST_SUB_STREAMS,
+        most=32_767,
     )
 
     # Not in the configuration: for tests, and `early` for programs that know its price.
-    window_chunks: int = 16  # of each stream, in full chunks of data, 4 to 1,024
-    rekey_chunks: int = MAX_KEY_CHUNKS  # sent under one key, at most 2^24
+    window_chunks: int = bounded(16, least=LEAST_WINDOW_CHUNKS, most=1024)  # of each stream
+    rekey_chunks: int = bounded(MAX_KEY_CHUNKS, least=2, most=MAX_KEY_CHUNKS)  # sent under one key
     rekey_s: float = 600.0  # age at which a key is replaced before the next chunk
     early: bool = False
 
     def __post_init__(self) -> None:
-        if not LEAST_WINDOW_CHUNKS <= self.window_chunks <= 1024:
-            raise LocalTunnelError(f"window of {self.window_chunks} chunks, expected 4 to 1024")
-        if not LEAST_SUB_STREAMS <= self.sub_streams <= 32_767:
-            raise LocalTunnelError(f"{self.sub_streams} sub-streams, expected 4 to 32,767")
-        if not 2 <= self.rekey_chunks <= MAX_KEY_CHUNKS or not self.rekey_s > 0:
-            raise LocalTunnelError(f"keys for {self.rekey_chunks} chunks and {self.rekey_s} s")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from tunnel.arguments import bounded, check_fields
+
 __all__ = ["ONCE", "POOLED", "NeighbourPool", "PoolPolicy"]
 
 
@@ -53,13 +55,16 @@ class PoolPolicy:
         stable_s: a link that ends earlier counts as a failure.
     """
 
-    links: int = 1
-    streams_per_link: int = 0
-    idle_s: float = 300.0
+    links: int = bounded(1, least=0)
+    streams_per_link: int = bounded(0, least=0)
+    idle_s: float = bounded(300.0, least=0.0)
     max_age_s: float = 3600.0
     min_backoff_s: float = 0.5
     max_backoff_s: float = 60.0
-    stable_s: float = 10.0
+    stable_s: float = bounded(10.0, least=0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 POOLED = PoolPolicy()

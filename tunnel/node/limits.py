@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from enum import Enum, StrEnum
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Protocol
 
-from tunnel.arguments import checked_count, checked_seconds, member, setting
+from tunnel.arguments import bounded, check_fields, setting
 from tunnel.errors import ErrorCode
 from tunnel.established import TunnelLimits
+from tunnel.geometry import LONG
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.neighbour_pool import ONCE, POOLED, PoolPolicy
+from tunnel.routing.guards import MOST_GUARDS
 
 __all__ = ["BudgetedTunnel", "Limits", "LinkPolicy", "TunnelBudget"]
 
@@ -109,6 +111,8 @@ class Limits:
         0,
         "Number of neighbours to which a link is kept open even without traffic. 0: links are dialled for "
         "the first message and then kept.",
+        least=0,
+        most=1024,
     )
     link_policy: LinkPolicy = setting(
         LinkPolicy.POOLED,
@@ -126,38 +130,52 @@ class Limits:
         "Unread content of all links together. Above nine tenths of it the streams that wait longest are "
         "reset.",
         "bytes",
+        least=1 << 16,
     )
     tunnel_bytes: int = setting(
         128 << 20,
         "Unread content of all established tunnels together, in sub-streams and messages. Above it the "
         "tunnel that holds most is closed.",
         "bytes",
+        least=1 << 16,
     )
     replay_tags: int = setting(1_000_000, "Capacity of the replay table; about 100 bytes per entry.")
     answer_hops: int = setting(
         1,
         "Proxies of the routes that this node chooses for answers (modes known-dest and reply-on-reply).",
+        least=0,
+        most=LONG.max_proxies,
     )
-    route_hops: int = setting(3, "Proxies of a query's route, unless the caller gives a number.")
+    route_hops: int = setting(
+        3, "Proxies of a query's route, unless the caller gives a number.", least=0, most=LONG.max_proxies
+    )
     route_bias: int = setting(
         0,
         "Upper bound of a random number of extra proxies, drawn for each route, so that route length does "
         "not identify this node.",
+        least=0,
+        most=LONG.max_proxies,
     )
     guards: int = setting(
         3,
         "Number of nodes that all routes begin with, kept for months. 0: routes may begin with any node. "
         'Network "local" uses no guards: it has no adversary to hide from.',
+        least=0,
+        most=MOST_GUARDS,
     )
     prepared: int = setting(
         0,
         "Queries of each kind that are kept ready with sealed headers. Useful for repeated queries to the "
         "same destinations over long routes. 0: none.",
+        least=0,
+        most=1024,
     )
     prepared_tunnels: int = setting(
         0,
         "Established tunnels of each kind that are kept open in reserve, until ten minutes after the last "
         "use. Useful for repeated tunnels to the same destinations. 0: none.",
+        least=0,
+        most=64,
     )
 
     # The rest is for tests and simulations, and not in the configuration: these values suit every network.
@@ -173,26 +191,19 @@ class Limits:
     redial_s: float = 10.0  # the longest back-off from a neighbour: one that restarted is soon in use
     key_tick_s: float = 60.0  # between checks of the onion keys, which change once a day
     exchange_s: float = 60.0  # mean time between peer exchange messages on a link without news
-    exchange_min_s: float = 1.0  # of messages that arrive faster only the last one counts
+    exchange_min_s: float = bounded(1.0, least=0.0)  # of messages that arrive faster only the last one counts
     links_per_address: int = 64  # incoming, from one host, half-open ones included; any in network "local"
     half_open: int = 128  # incoming connections with an unfinished handshake; above half, puzzles are asked
     streams_per_link: int = 1024  # that a neighbour may have open on one link
     queries: int = 1024  # of this node, waiting for a result at the same time
-    padding_units: int = 16  # KiB of a padding record: a whole chunk; a constant rate needs at least 5
+    # KiB of a padding record: a whole chunk; a constant rate needs at least 5.
+    padding_units: int = bounded(16, most=63)
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)
 
     def __post_init__(self) -> None:
-        # `link_policy` and `padding` may be given by name.
-        for each in fields(self):
-            value, default = getattr(self, each.name), each.default
-            if isinstance(default, Enum):
-                object.__setattr__(self, each.name, member(type(default), value, each.name))
-            elif isinstance(default, float):
-                checked_seconds(value, each.name)
-            elif isinstance(default, int):
-                checked_count(value, each.name)
-            elif not isinstance(value, TunnelLimits):
-                raise TypeError(f"{each.name}: expected TunnelLimits, got {type(value).__name__}")
+        check_fields(self)
+        if not isinstance(self.tunnel, TunnelLimits):
+            raise TypeError(f"tunnel: expected TunnelLimits, got {type(self.tunnel).__name__}")
 
     @property
     def pool_policy(self) -> PoolPolicy:

@@ -18,7 +18,14 @@ from types import EllipsisType
 from typing import Unpack, cast
 
 from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
-from tunnel.arguments import check_options, checked_bytes, checked_count, checked_id
+from tunnel.arguments import (
+    MOST_SECONDS,
+    check_options,
+    checked_bytes,
+    checked_count,
+    checked_id,
+    checked_seconds,
+)
 from tunnel.codes import Report, short
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import Directory
@@ -267,6 +274,7 @@ class Node:
         Args:
             within_s: limit for each of the two steps; the rest is cut off.
         """
+        checked_seconds(within_s, "within_s")
         context = self.context
         self.prepared_tunnels.close()
         yield from _wait_until(lambda: not context.queries, within_s)
@@ -410,6 +418,7 @@ class Node:
         Raises:
             From the future BadRoute, ProfileError: no such route; QueryFailed: it did not arrive.
         """
+        checked_seconds(mean_delay_s, "mean_delay_s", most=MOST_SECONDS)
         service = cover_service(self.context, plan, mean_delay_s=mean_delay_s)
         return submit(self._reactor, until_stopped(self.context, service), f"{self.context.name} cover")
 

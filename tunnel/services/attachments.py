@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Final, TypeAlias
 
 from reactor import RunInThread, Service, needs_yield_from
 from readwrite_comp.helpers import byte_view
+from tunnel.arguments import MOST_BYTES, bounded, check_fields
 from tunnel.disk import FileReader, pieces_of
 from tunnel.errors import MalformedMessage
 from tunnel.services.base import PieceReader
@@ -222,10 +223,15 @@ class AttachmentLimits:
     Attributes:
         count: of attachments.
         total_bytes: of their contents together.
+    Raises:
+        BadArgument: a value out of range. TypeError: a wrong type.
     """
 
     count: int = 16
-    total_bytes: int = 1 << 30
+    total_bytes: int = bounded(1 << 30, least=0, most=MOST_BYTES)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)

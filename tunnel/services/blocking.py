@@ -33,11 +33,11 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol, TypeAlias
 
 from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope, move_on_after
-from reactor.errors import ChannelEmpty, check_type
+from reactor.errors import ChannelEmpty
 from readwrite_comp.errors import renewed
 from readwrite_comp.helpers import byte_view, writable_view
-from tunnel.arguments import checked_count
-from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
+from tunnel.arguments import LEAST_SECONDS, checked_count, checked_seconds
+from tunnel.errors import ErrorCode, PeerError, TableFull
 from tunnel.services.base import FunctionService, Query, Reply, check_function, left_by, name_of
 
 __all__ = [
@@ -53,6 +53,9 @@ __all__ = [
 
 # A week: well below what a poller can wait.
 _MAX_SILENT_S: Final = 604_800
+# More than a system runs, or than have the patience to wait.
+_MOST_THREADS: Final = 10_000
+_MOST_WAITING: Final = 1_000_000
 
 
 class Holder(Protocol):
@@ -85,14 +88,11 @@ class WorkerSlots:
     Attributes:
         waiting: queries that wait for a slot.
     Raises:
-        LocalTunnelError: `silent_s` is not above 0, or more than a week. ValueError: `count` is less than 1.
+        BadArgument: `silent_s` is less than 1 ms, or more than a week. ValueError: `count` is less than 1.
     """
 
     def __init__(self, count: int, silent_s: float) -> None:
-        if not 0 < silent_s <= _MAX_SILENT_S:
-            raise LocalTunnelError(
-                f"silent_s must be above 0 s and at most {_MAX_SILENT_S} s, got {silent_s}"
-            )
+        checked_seconds(silent_s, "silent_s", least=LEAST_SECONDS, most=_MAX_SILENT_S)
         self.waiting = 0
         self._silent_s = silent_s
         # The free slots. Threads return theirs at any time.
@@ -229,8 +229,8 @@ class BlockingService(FunctionService):
         silent_s: while queries wait, the longest idle query is ended with TIMEOUT after this many seconds. A
             query is idle while its thread waits for the peer and no data moves.
     Raises:
-        LocalTunnelError: `silent_s` is not above 0, or above a week. BadArgument: `threads` is less than 1,
-            or `waiting` less than 0. TypeError: a wrong type; the function does not take a query and a reply,
+        BadArgument: `silent_s` is less than 1 ms or more than a week; `threads` is not 1 to 10,000, `waiting`
+            not 0 to 1,000,000. TypeError: a wrong type; the function does not take a query and a reply,
             or is a generator function, which is a service without `blocking`.
     """
 
@@ -245,9 +245,8 @@ class BlockingService(FunctionService):
                 f"{name_of(function)} is a generator function: it is a service without `blocking`"
             )
         self.function = function
-        check_type(silent_s, int | float, "silent_s", "a number of seconds")
-        self._most_waiting = checked_count(waiting, "waiting")
-        self.slots = WorkerSlots(checked_count(threads, "threads", least=1), silent_s)
+        self._most_waiting = checked_count(waiting, "waiting", most=_MOST_WAITING)
+        self.slots = WorkerSlots(checked_count(threads, "threads", least=1, most=_MOST_THREADS), silent_s)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.

@@ -32,7 +32,7 @@ from typing import Final, TypeAlias
 from reactor import Broken, Channel, ConnectError, Service, Signal, SocketStream, TimedOut, timeout_after
 from reactor.core.threads import LookUp
 from reactor.io.connecting import connect_addresses
-from tunnel.arguments import checked_count, checked_seconds, setting
+from tunnel.arguments import check_fields, setting
 from tunnel.errors import ErrorCode, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target
 from tunnel.identity.descriptor import Address
@@ -100,10 +100,7 @@ class ExitSettings:
     )
 
     def __post_init__(self) -> None:
-        checked_count(self.connections, "connections", least=1)
-        checked_count(self.bytes_per_s, "bytes_per_s")
-        checked_seconds(self.connect_s, "connect_s")
-        checked_seconds(self.connection_idle_s, "connection_idle_s")
+        check_fields(self)
 
 
 def look_up(name: str) -> list[str]:

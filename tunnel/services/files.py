@@ -29,14 +29,13 @@ import time
 import unicodedata
 import weakref
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reactor import RunInThread, Service
-from reactor.errors import check_type
-from tunnel.arguments import checked_count, setting
+from tunnel.arguments import check_fields, setting
 from tunnel.disk import Identity, kind_of, open_regular
 from tunnel.errors import LocalTunnelError
 from tunnel.services.base import InnerService, PieceReader, Query, Reply
@@ -102,12 +101,7 @@ class FilesSettings:
     uploads: int = 16
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(each.default, bool):
-                check_type(value, bool, each.name, "True or False")
-            elif isinstance(each.default, int):
-                checked_count(value, each.name)
+        check_fields(self)
 
 
 class StoreRefused(Exception):

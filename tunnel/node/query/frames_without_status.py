@@ -15,7 +15,7 @@ from functools import partial
 
 from reactor import RunInThread, Service
 from readwrite_comp.errors import renewed
-from tunnel.arguments import checked_count, checked_seconds
+from tunnel.arguments import LEAST_SECONDS, checked_count, checked_seconds
 from tunnel.errors import LocalTunnelError, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.context import NodeContext
@@ -77,7 +77,7 @@ def make_follow_up(
     """
     content = as_content(content)
     if idle_s is not None:
-        checked_seconds(idle_s, "idle_s")
+        checked_seconds(idle_s, "idle_s", least=LEAST_SECONDS)
     if not result.reply_blocks:
         raise LocalTunnelError("no reply block is left in this result")
     block, *left = result.reply_blocks

@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from tunnel.arguments import checked_count, checked_id, checked_seconds, member
+from tunnel.arguments import LEAST_SECONDS, checked_count, checked_id, checked_seconds, member
 from tunnel.errors import BadRoute, LocalTunnelError
-from tunnel.geometry import Profile
+from tunnel.geometry import MAX_BLOCKS, Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, rewinder
 from tunnel.node.query.incoming_replies import Sink
@@ -249,7 +249,7 @@ def checked_request(
         content,
         mode,
         wanted or Profile.for_proxies(0),
-        0.0 if idle_s is None else checked_seconds(idle_s, "idle_s"),
+        0.0 if idle_s is None else checked_seconds(idle_s, "idle_s", least=LEAST_SECONDS),
         make_sinks(replies, sink, sinks),
         progress,
         error_mode=member(ErrorMode, error_mode, "error_mode"),
@@ -370,14 +370,14 @@ def _count_hops(node: NodeContext, hops: int | None, route: Route | None) -> int
 
 def make_sinks(replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
     """The sinks of a query; none: temporary files. Raises TypeError, BadArgument, LocalTunnelError."""
-    checked_count(replies, "replies")
+    checked_count(replies, "replies", least=1, most=MAX_BLOCKS)
     # Not `or`: a sink with a length is false while it is empty.
     own = tuple(sinks) if sink is None else (sink, *sinks)
     for each in own:
         if isinstance(each, io.TextIOBase) or not callable(getattr(each, "write", None)):
             raise TypeError(f"sink: expected a binary file to write to, got {type(each).__name__}")
-    if replies < 1 or (own and len(own) != replies):
-        raise LocalTunnelError(f"{replies} replies and {len(own)} sinks: at least one reply, a sink for each")
+    if own and len(own) != replies:
+        raise LocalTunnelError(f"{replies} replies and {len(own)} sinks: expected a sink for each")
     return own
 
 
