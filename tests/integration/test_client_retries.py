@@ -21,7 +21,7 @@ from tunnel.cli import client as cli_client
 from tunnel.cli.main import main
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode
-from tunnel.node.query.request import CallOptions, QueryOptions, WayOptions, checked_request
+from tunnel.node.query.request import CallOptions, QueryOptions, RouteOptions, checked_request
 from tunnel.services import Echo, Ping, Services
 
 Steps = Generator[Any, Any, Any]
@@ -176,7 +176,7 @@ def test_every_option_is_taken_and_documented() -> None:
     assert set(QueryOptions.__optional_keys__) == {
         name for name, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY
     }
-    said = "".join(str(options.__doc__) for options in (WayOptions, CallOptions, QueryOptions))
+    said = "".join(str(options.__doc__) for options in (RouteOptions, CallOptions, QueryOptions))
     assert [name for name in QueryOptions.__optional_keys__ if f"        {name}: " not in said] == []
 
 

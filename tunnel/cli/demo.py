@@ -36,7 +36,7 @@ example:
   mtun demo --peers 128 --mode none --json   the longest route, printed as JSON
 """
 _MOST_PEERS = 1_000
-_WAYS = "query", "reply"
+_DIRECTIONS = "query", "reply"
 _LINKS = {"pooled": "links that carry many messages", "once": "one link per message"}
 LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
 
@@ -197,11 +197,11 @@ def _exchange(options: argparse.Namespace, hops: int, chosen: Profile) -> _Excha
         alice, bob = (net[position] for position in rng.sample(range(len(net)), 2))
         source, sink = _DigestingSource(file), _Digest()
         size = os.fstat(file.fileno()).st_size if options.file else options.size
-        way: QueryOptions = {"hops": hops, "mode": options.mode, "profile": chosen, "sink": sink}
+        asked: QueryOptions = {"hops": hops, "mode": options.mode, "profile": chosen, "sink": sink}
         if options.seed is not None:
-            way["rng"] = PositionSampler(rng, net)
+            asked["rng"] = PositionSampler(rng, net)
         started_s = time.monotonic()
-        result = _query(alice, bob, source, size, is_quiet=options.json, options=way)
+        result = _query(alice, bob, source, size, is_quiet=options.json, options=asked)
         seconds = time.monotonic() - started_s
         ports = {node.id: node.address.port for node in net}
     query, reply = _frames(alice.id, result, reports)
@@ -222,7 +222,9 @@ def _exchange(options: argparse.Namespace, hops: int, chosen: Profile) -> _Excha
 def _outcome(options: argparse.Namespace, hops: int, exchange: _Exchange) -> dict[str, Any]:
     """The fields of the JSON output."""
     digests = exchange.digests
-    has_arrived = all(digests[f"{way}_sha256_sent"] == digests[f"{way}_sha256_received"] for way in _WAYS)
+    has_arrived = all(
+        digests[f"{name}_sha256_sent"] == digests[f"{name}_sha256_received"] for name in _DIRECTIONS
+    )
     return {
         "ok": has_arrived and _is_uniform(exchange),
         "peers": options.peers,
@@ -338,13 +340,14 @@ def _frames(
     """The reports of query and reply, each in the order of its route. The reply may take another route."""
     left = list(reports)
     bob = result.route.nodes[-1]
-    ways: tuple[list[FrameReport], list[FrameReport]] = [], []
-    for way, node, end in (ways[0], alice, bob), (ways[1], bob, alice):
+    query: list[FrameReport] = []
+    reply: list[FrameReport] = []
+    for frame, node, end in (query, alice, bob), (reply, bob, alice):
         while node != end and (report := next((one for one in left if one.node == node), None)):
             left.remove(report)
-            way.append(report)
+            frame.append(report)
             node = report.neighbour
-    return ways
+    return query, reply
 
 
 def _links(query: list[FrameReport], reply: list[FrameReport]) -> list[dict[str, object]]:
@@ -372,9 +375,9 @@ def _frame_table(exchange: _Exchange) -> str:
     rows = []
     for node, role in roles.items():
         cells = [role, short(node), f":{exchange.ports[node]}"]
-        for way in query, reply:
-            received = next((report for report in way if report.neighbour == node), None)
-            sent = next((report for report in way if report.node == node), None)
+        for frame in query, reply:
+            received = next((report for report in frame if report.neighbour == node), None)
+            sent = next((report for report in frame if report.node == node), None)
             cells += [_bytes_out(received), _bytes_out(sent), _milliseconds(sent, start_s)]
         rows.append(cells)
     return table(["node", "id", "port", "query in", "out", "left at", "reply in", "out", "left at"], rows)
@@ -392,10 +395,10 @@ def _summary(outcome: dict[str, Any]) -> str:
     query_frames = {link["query_frame_bytes"] for link in outcome["links"]} - {0}  # 0: only the reply's
     lines = [
         _verdict(
-            way, outcome[f"{way}_bytes"], outcome[f"{way}_sha256_sent"], outcome[f"{way}_sha256_received"]
+            name, outcome[f"{name}_bytes"], outcome[f"{name}_sha256_sent"], outcome[f"{name}_sha256_received"]
         )
-        for way in _WAYS
-        if outcome[f"{way}_sha256_sent"] is not None
+        for name in _DIRECTIONS
+        if outcome[f"{name}_sha256_sent"] is not None
     ]
     if len(query_frames) == 1:
         lines.append(

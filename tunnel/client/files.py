@@ -42,7 +42,7 @@ from tunnel.errors import (
 )
 from tunnel.node.query.attempts import submit
 from tunnel.node.query.incoming_replies import IncomingReply, report_progress
-from tunnel.node.query.request import MAX_RETRIES, WayOptions
+from tunnel.node.query.request import MAX_RETRIES, RouteOptions
 from tunnel.services.base import PieceReader, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
@@ -121,7 +121,7 @@ class FilesClient:
         *,
         service: str | None = None,
         retries: int = 3,
-        **options: Unpack[WayOptions],
+        **options: Unpack[RouteOptions],
     ) -> None:
         self._node = asking(node)
         self._destination = destination
@@ -396,7 +396,7 @@ def put(
     progress: FileProgress | None = None,
     service: str | None = None,
     retries: int = 3,
-    **options: Unpack[WayOptions],
+    **options: Unpack[RouteOptions],
 ) -> Future[Stored]:
     """Store a file at the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)
@@ -414,7 +414,7 @@ def get(
     limit_bytes: int = MOST_BYTES,
     service: str | None = None,
     retries: int = 3,
-    **options: Unpack[WayOptions],
+    **options: Unpack[RouteOptions],
 ) -> Future[Fetched]:
     """Fetch a file from the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)
@@ -428,7 +428,7 @@ def list_files(
     *,
     service: str | None = None,
     retries: int = 3,
-    **options: Unpack[WayOptions],
+    **options: Unpack[RouteOptions],
 ) -> Future[list[FileEntry]]:
     """List the files of the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)

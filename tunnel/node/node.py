@@ -233,12 +233,12 @@ class Node:
 
     @property
     def open_streams(self) -> int:
-        """Number of open streams: frames under way in either direction."""
+        """Number of open streams: frames in transit in either direction."""
         return self.links.streams
 
     @property
     def is_idle(self) -> bool:
-        """Whether no frame, handshake or query of this node is under way."""
+        """Whether no frame, handshake or query of this node is in progress."""
         context = self.context
         links = self.links
         return not (
@@ -474,19 +474,19 @@ class Node:
         """
         destination, chosen = checked_id(destination), Profile.of(profile)
         purpose = checked_purpose(purpose) or "stream"
-        way = partial(plan_tunnel, self.context, destination, hops, route, chosen, purpose)
+        draw = partial(plan_tunnel, self.context, destination, hops, route, chosen, purpose)
         if route is None:
             kind = TunnelKind(destination, hops, chosen or purpose)
             standing = self.prepared_tunnels.take(kind)
             try:
-                yield from until_stopped(self.context, self.prepared_tunnels.fill(kind, way))
+                yield from until_stopped(self.context, self.prepared_tunnels.fill(kind, draw))
             except BaseException:
                 if standing is not None:
                     standing.give_up()
                 raise
             if standing is not None:
                 return standing
-        return (yield from until_stopped(self.context, open_tunnel(self.context, *way())))
+        return (yield from until_stopped(self.context, open_tunnel(self.context, *draw())))
 
     def choose_route(
         self,

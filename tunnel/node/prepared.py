@@ -157,7 +157,7 @@ class PreparedQueries:
             return len(waiting) < self._per_kind
 
     def _sequences(self, query: OutgoingQuery) -> dict[bytes, int]:
-        ids = {*query.route.nodes, *(node_id for way in query.reply_paths for node_id in way.route.proxies)}
+        ids = {*query.route.nodes, *(node_id for path in query.reply_paths for node_id in path.route.proxies)}
         known = {node_id: self._node.directory.lookup(node_id) for node_id in ids}
         return {node_id: -1 if peer is None else peer.sequence for node_id, peer in known.items()}
 

@@ -331,9 +331,9 @@ class _Replies:
             self._own = own
             return own.frame
         block = query.head.reply_blocks[self.number]
-        ways = routes_home(node, block.profile)
+        reply_routes = routes_home(node, block.profile)
         frame: OutgoingFrame = yield RunInThread(
-            partial(node.codec.reply, block, now_s=now_s, reply_routes=ways)
+            partial(node.codec.reply, block, now_s=now_s, reply_routes=reply_routes)
         )
         assert frame.query_id is not None
         node.invite(frame.query_id)

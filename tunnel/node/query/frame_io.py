@@ -217,7 +217,7 @@ def receive_reply(
     try:
         yield from frame.start()
         if layer is not None:
-            pending.reply_blocks += _way_on(node_id, layer.head)
+            pending.reply_blocks += _usable_block(node_id, layer.head)
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count], number)
@@ -237,8 +237,10 @@ def receive_reply(
         yield from reporter.succeed()
 
 
-def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
-    """The first usable reply block. The other end, which does not know this node, may have chosen this node
-    as the first hop of a block.
+def _usable_block(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
+    """The first usable reply block, or none.
+
+    The other end does not know this node and may have chosen it as the first hop of a block, which this node
+    cannot use.
     """
     return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]

@@ -41,8 +41,8 @@ __all__ = [
     "Progress",
     "QueryOptions",
     "QueryRequest",
+    "RouteOptions",
     "TunnelOptions",
-    "WayOptions",
     "check_retries",
     "check_served",
     "checked_request",
@@ -68,7 +68,7 @@ Progress = Callable[[int, int], None]
 # The options of queries and tunnels beside destination and content: one list for nodes and all clients.
 
 
-class WayOptions(TypedDict, total=False):
+class RouteOptions(TypedDict, total=False):
     """Route, mode and time limits of a query.
 
     Attributes:
@@ -103,7 +103,7 @@ class WayOptions(TypedDict, total=False):
     rng: random.Random | None
 
 
-class CallOptions(WayOptions, total=False):
+class CallOptions(RouteOptions, total=False):
     """The same, plus progress and retries: the options of a client's query.
 
     Attributes:
@@ -310,8 +310,8 @@ def draw_routes(
         reply_route = routes.other_route(route, least, last=last, avoid=avoid, rng=rng)
     profile = request.wanted_profile
     if profile is None:
-        ways = (route,) if reply_route is None else (route, reply_route)
-        profile = routes.profile(ways, content_size(request.content), request.purpose) or least
+        wanted = (route,) if reply_route is None else (route, reply_route)
+        profile = routes.profile(wanted, content_size(request.content), request.purpose) or least
     return replace(request, route=route, reply_route=reply_route, profile=profile, prepared=None)
 
 
