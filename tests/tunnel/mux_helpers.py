@@ -6,8 +6,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.tunnel.helpers import OPENSSL
+from tests.tunnel.helpers import OPENSSL, SMALL
 from tunnel.crypto.primitives import TunnelEngine
+from tunnel.geometry import Profile
 from tunnel.link.cells import split_cells
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
@@ -20,7 +21,21 @@ from tunnel.link.records import (
     record_bytes_of,
 )
 
-__all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "cell", "pump", "read_all", "write_all"]
+__all__ = [
+    "Clock",
+    "Flag",
+    "Link",
+    "Pair",
+    "RawPeer",
+    "Side",
+    "cell",
+    "complete",
+    "joined",
+    "pump",
+    "read_all",
+    "record_sizes",
+    "write_all",
+]
 
 KEY_1, KEY_2 = bytes(range(32)), bytes(range(32, 64))
 
@@ -223,3 +238,22 @@ def write_all(stream: MuxStream[Flag], data: bytes) -> int:
         except BlockingIOError:
             break
     return done
+
+
+Pair = tuple[MuxStream[Flag], MuxStream[Flag]]
+
+
+def joined(link: Link, profile: Profile = SMALL, *, extra: int = 0) -> Pair:
+    """A stream that `a` opened, at both ends."""
+    stream = link.a.open(profile, extra_window=extra)
+    link.settle()
+    twin = link.b.accept_nowait()
+    assert twin is not None
+    return stream, twin
+
+
+def complete(stream: MuxStream[Flag], twin: MuxStream[Flag]) -> None:
+    """End both halves in order."""
+    stream.finish()
+    twin.finish()
+    twin.send_status(b"s")
