@@ -74,7 +74,7 @@ class Front:
     def run(self, service: Service[Any]) -> Any:
         return self._net.submit(service).result(timeout=PATIENCE_S)
 
-    def open(self, key: object = None, target: Target = ECHO, early: bytes = b"") -> TunnelStream:
+    def open(self, key: object = "", target: Target = ECHO, early: bytes = b"") -> TunnelStream:
         self.streams.append(self.run(self.pool.open(target, key, early)))
         return self.streams[-1]
 
@@ -126,12 +126,23 @@ def via(net: LocalNetwork, index: int) -> Route:
 
 def test_connections_of_a_key_share_a_tunnel_and_others_do_not(make_front: Make) -> None:
     front = make_front()
-    streams = [front.open(key) for key in ("a", "a", "b", None, None)]
+    streams = [front.open(key) for key in ("a", "a", "b", "", "")]
     assert [stream.core.number for stream in streams] == [1, 3, 1, 1, 3]
     assert len(front.node.tunnels) == len(front.pool) == 3
     assert [front.echo(stream, b"hello") for stream in streams] == [b"hello"] * 5
     for stream in streams:
         stream.close()
+
+
+def test_a_connection_without_a_key_has_a_tunnel_alone(make_front: Make) -> None:
+    front = make_front()
+    streams = [front.open(None) for _ in range(2)]
+    assert [stream.core.number for stream in streams] == [1, 1]
+    assert len(front.pool) == 0
+    assert front.echo(streams[0], b"hello") == b"hello"
+    streams[0].close()
+    front.wait(lambda: front.node.tunnels[0].has_ended)
+    assert front.echo(streams[1], b"hello") == b"hello"
 
 
 def test_a_full_tunnel_is_joined_by_another(make_front: Make) -> None:
@@ -230,7 +241,7 @@ def test_a_tunnel_that_breaks_before_the_answer_is_replaced_once(
 ) -> None:
     front = make_front(via(net, 1), via(net, 2))
     service.is_silent = True
-    opening = net.submit(front.pool.open(SILENT, None))
+    opening = net.submit(front.pool.open(SILENT, ""))
     front.wait(lambda: service.received)
     service.is_silent = False
     net.stop(1)
@@ -242,7 +253,7 @@ def test_a_tunnel_that_breaks_before_the_answer_is_replaced_once(
 def test_early_bytes_are_never_sent_twice(net: LocalNetwork, make_front: Make, service: EchoExit) -> None:
     front = make_front(via(net, 1), via(net, 2))
     service.is_silent = True
-    opening = net.submit(front.pool.open(SILENT, None, b"POST"))
+    opening = net.submit(front.pool.open(SILENT, "", b"POST"))
     front.wait(lambda: service.received)
     net.stop(1)
     with pytest.raises(QueryFailed):
@@ -273,7 +284,7 @@ def test_an_exit_that_does_not_answer_is_a_timeout(net: LocalNetwork) -> None:
 
     pool = TunnelPool(node := Paused(), net[EXIT].id, open_s=0.05)
     with pytest.raises(QueryFailed, match=r"within 0\.05 s") as caught:
-        net.submit(pool.open(ECHO, None)).result(timeout=PATIENCE_S)
+        net.submit(pool.open(ECHO, "")).result(timeout=PATIENCE_S)
     assert caught.value.code is ErrorCode.TIMEOUT
     assert node.asked == 2
     wait_until(net, lambda: not len(pool))

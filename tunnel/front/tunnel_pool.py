@@ -22,7 +22,7 @@ from tunnel.established import Target
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
-__all__ = ["LIFE_S", "MOST_TUNNELS", "OPEN_S", "TunnelPool"]
+__all__ = ["LIFE_S", "MOST_TUNNELS", "OPEN_S", "OpensTunnels", "TunnelPool"]
 
 log = logging.getLogger("tunnel.front")
 
@@ -35,6 +35,7 @@ MOST_TUNNELS: Final = 64
 OPEN_S: Final = 20.0
 """Time limit for opening a tunnel, up to the first chunk of the exit."""
 
+_MOST_ENDING: Final = 4  # times the limit of tunnels: those that only finish their last sub-streams included
 _LOOK_S: Final = 1.0  # between two looks at whether the last sub-stream of an old tunnel has ended
 
 
@@ -117,14 +118,14 @@ class TunnelPool:
         return sum(map(len, self._places.values()))
 
     @needs_yield_from
-    def open(self, target: Target, isolation: Hashable, early: bytes = b"") -> Service[TunnelStream]:
+    def open(self, target: Target, isolation: Hashable | None, early: bytes = b"") -> Service[TunnelStream]:
         """Open a sub-stream, and wait for the answer of the target.
 
         A tunnel that breaks before the answer is replaced once, over another route, unless `early` was sent:
         the target may have received it, and must not twice. An error of the target is final.
 
         Args:
-            isolation: connections with equal keys share tunnels.
+            isolation: connections with equal keys share tunnels; None: a tunnel for this connection alone.
             early: bytes for the target that travel right behind OPEN.
         Raises:
             SubStreamReset: the exit refused, or could not connect; `code` is the reason.
@@ -136,7 +137,7 @@ class TunnelPool:
         while True:
             has_sent = False
             try:
-                tunnel = yield from self._take(isolation)
+                tunnel = yield from self._take_alone() if isolation is None else self._take(isolation)
                 stream = yield from tunnel.start(target)
                 has_sent = bool(early)
                 return (yield from _opened(stream, early))
@@ -165,11 +166,19 @@ class TunnelPool:
                 opening = yield from self._open_another(key)
             yield from opening.wait()
 
+    def _take_alone(self) -> Service[NodeTunnel]:
+        """A tunnel for one sub-stream, to be opened without another wait."""
+        place = yield from self._open_another(object())
+        yield from place.wait()
+        place.leave.set()
+        assert place.tunnel is not None
+        return place.tunnel
+
     def _open_another(self, key: Hashable) -> Service[_Place]:
         if len(self) >= self._most:
             self._drop_idle()
         # Those that finish their last sub-streams are no longer counted by `len`.
-        if len(self) >= self._most or len(self._scope) >= 2 * self._most:
+        if len(self) >= self._most or len(self._scope) >= _MOST_ENDING * self._most:
             raise TableFull(f"all {self._most} tunnels to the exit are in use")
         place = _Place()
         self._places.setdefault(key, []).append(place)

@@ -1,0 +1,367 @@
+"""`SocksServer`: a port for SOCKS5, SOCKS4a and HTTP CONNECT, with tunnels to an exit behind it.
+
+    server = SocksServer(node, exit_id)
+    node.reactor.submit(server.serve())
+    # curl -x socks5h://127.0.0.1:1080 http://example.com/
+
+It fails closed: a connection goes through a tunnel or not at all. This file opens no connection and looks up
+no name; the exit does both.
+
+A connection passes three stages. While it has not made its request, it may take `HANDSHAKE_S`, and with
+`MOST_PENDING` of its kind the oldest is dropped. While its target is being reached, it may take `REACH_S`.
+Then it is joined with its sub-stream (`Splice`), for as long as both ends want.
+
+Each connection that fails is one line of the log at INFO, without its target; at DEBUG with target and hops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import ipaddress
+import logging
+from collections.abc import Hashable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from reactor import (
+    Broken,
+    Closed,
+    Reactor,
+    ReadYield,
+    Scope,
+    Service,
+    Signal,
+    SocketStream,
+    TcpListener,
+    TimedOut,
+    UnixListener,
+    WriteYield,
+    move_on_after,
+    needs_yield_from,
+    timeout_after,
+)
+from tunnel.arguments import checked_count, checked_id, member
+from tunnel.codes import CODES
+from tunnel.errors import (
+    BadArgument,
+    BadProxyRequest,
+    ErrorCode,
+    LocalTunnelError,
+    PeerError,
+    QueryFailed,
+    SubStreamReset,
+    TunnelError,
+)
+from tunnel.front.handshake import NEED_DATA, Answer, Failed, Handshake, Login, Opened, Request
+from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
+from tunnel.node.query.request import TunnelOptions
+from tunnel.node.tunnels.tunnel import TunnelStream
+from tunnel.routing.route import Route
+from tunnel.services.splice import Splice
+
+__all__ = [
+    "HANDSHAKE_S",
+    "MOST_CONNECTIONS",
+    "MOST_PENDING",
+    "REACH_S",
+    "Isolation",
+    "SocksServer",
+    "failure_of",
+]
+
+log = logging.getLogger("tunnel.front")
+
+MOST_CONNECTIONS: Final = 4_096
+"""Connections at a time. Further ones wait in the backlog of the system."""
+
+MOST_PENDING: Final = 256
+"""Connections that have not made their request. The oldest is dropped for a new one."""
+
+HANDSHAKE_S: Final = 30.0
+"""Time limit for a client's request."""
+
+REACH_S: Final = 60.0
+"""Time limit for a tunnel and the target's answer; the exit and the pool have shorter ones of their own."""
+
+_BACKLOG: Final = 1_024
+_READ_BYTES: Final = 2_048  # of a handshake; so much early data is sent at most
+_LINGER_S: Final = 2.0  # for a refused client to read its reply
+_MOST_LINGERED_BYTES: Final = 256 * 1024
+_MOST_LOGIN_BYTES: Final = 255  # by the length byte of RFC 1929
+
+
+class Isolation(StrEnum):
+    """Connections that share a tunnel.
+
+    The exit can tell that the connections of a tunnel come from one client.
+    """
+
+    AUTH = "auth"  # those with the same user and password, as in Tor
+    LISTENER = "listener"  # all of the port
+    CONNECTION = "connection"  # none
+
+
+class SocksServer:
+    """A SOCKS and CONNECT port. It listens from its construction on, and works while `serve` runs.
+
+    Args:
+        node: opens the tunnels, such as a `Node` or the result of `connect`.
+        exit_id: id of the exit.
+        host, port: listening address; port 0 lets the system choose. Another host than loopback needs
+            `users`.
+        path: of a Unix socket instead, which only its owner can use.
+        users: password by user name; None: no login is needed. Either way user and password separate
+            tunnels.
+        isolation: which connections share a tunnel, see `Isolation`.
+        hops, route: of each tunnel, as for `Node.open_tunnel`.
+    Raises:
+        OSError: the address cannot be listened on. TypeError: an argument has the wrong type.
+            BadArgument: an unknown isolation, an id of another length, a user or password that is empty or
+            longer than 255 bytes, a route to another node. LocalTunnelError: not a loopback address, and no
+            `users`. ValueError: `host` is not a valid name, or the port is out of range.
+    """
+
+    def __init__(
+        self,
+        node: OpensTunnels,
+        exit_id: bytes,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 1080,
+        path: str | Path | None = None,
+        users: Mapping[str, str] | None = None,
+        isolation: Isolation | str = Isolation.AUTH,
+        hops: int | None = None,
+        route: Route | None = None,
+    ) -> None:
+        if not isinstance(getattr(node, "reactor", None), Reactor):
+            raise TypeError(f"node: expected a Node, or the result of `connect`, got {node!r}")
+        self._users = None if users is None else _checked_users(users)
+        self._isolation = member(Isolation, isolation, "isolation")
+        options = _tunnel_options(checked_id(exit_id, "exit_id"), hops, route)
+        self.pool = TunnelPool(node, exit_id, options)  # not API
+        self._scope = Scope("SOCKS connections", fail_together=False)
+        self._pending: dict[SocketStream, None] = {}  # in the order of their arrival
+        self._freed = Signal()
+        self.connections = 0  # that are open
+        self._path = None if path is None else Path(path)
+        self._inode = 0
+        self.listener = self._listen(host, port)  # not API
+
+    def _listen(self, host: str, port: int) -> TcpListener | UnixListener:
+        if self._path is not None:
+            listener = UnixListener(self._path, _BACKLOG, replace_stale=True)
+            self._inode = self._path.stat().st_ino
+            return listener
+        if self._users is None and not _is_loopback(host):
+            raise LocalTunnelError(
+                f"{host} is not a loopback address: without a password, everybody who reaches it could use "
+                "the tunnels",
+                "listen at 127.0.0.1 or a Unix socket, or give users and passwords",
+            )
+        return TcpListener(host, port, _BACKLOG)
+
+    @property
+    def address(self) -> tuple[str, int] | Path:
+        """Host and port, or the path of the Unix socket."""
+        return self._path or (self.listener.address[0], int(self.listener.address[1]))
+
+    @property
+    def pending(self) -> int:
+        """Connections that have not made their request."""
+        return len(self._pending)
+
+    @needs_yield_from
+    def serve(self) -> Service[None]:
+        """Serve in the reactor of the node, until cancelled or closed; then end all connections."""
+        try:
+            while True:
+                while self.connections >= MOST_CONNECTIONS:
+                    yield self._freed
+                try:
+                    sock = yield from self.listener.accept()
+                except Closed:
+                    return
+                self._admit(sock)
+                try:
+                    yield from self._scope.spawn(self._serve(sock), name="SOCKS connection")
+                except BaseException:
+                    sock.close()
+                    raise
+        finally:
+            self.close()
+            yield from self._scope.close()
+            yield from self.pool.close()
+
+    def close(self) -> None:
+        """Stop listening; `serve` then ends all connections. Idempotent."""
+        self.listener.close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # removed by somebody else
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
+
+    def _admit(self, sock: SocketStream) -> None:
+        self.connections += 1
+        self._pending[sock] = None
+        if len(self._pending) > MOST_PENDING:
+            log.debug("a connection was dropped before its request: there are over %d", MOST_PENDING)
+            oldest = next(iter(self._pending))
+            del self._pending[oldest]
+            oldest.close()  # its service gets Closed
+
+    # --- one connection -------------------------------------------------------------------------------------
+
+    def _serve(self, sock: SocketStream) -> Service[None]:
+        try:
+            stream = yield from self._open(sock)
+            if stream is not None:
+                yield from Splice(sock, stream.core).run()
+        except PeerError as error:
+            log.info("a connection ended early: %s", error.code.name)
+            log.debug("a connection ended early: %s", error)
+        except (Broken, Closed) as error:
+            log.debug("a client left: %s", error)
+        finally:
+            sock.close()
+            self._pending.pop(sock, None)
+            self.connections -= 1
+            self._freed.set()
+
+    def _open(self, sock: SocketStream) -> Service[TunnelStream | None]:
+        """The sub-stream of the client's request, after its reply. None: it was refused, and knows."""
+        handshake = Handshake(None if self._users is None else self._is_user)
+        try:
+            request = yield from timeout_after(HANDSHAKE_S, _read_request(sock, handshake))
+        except BadProxyRequest as error:
+            log.info("a client was refused: %s", error)
+            yield from _refuse(sock, error.reply)
+            return None
+        except TimedOut:
+            log.info("a client made no request within %g s", HANDSHAKE_S)
+            return None
+        self._pending.pop(sock, None)
+        opening = self.pool.open(request.target, self._key(request.login), handshake.early_data)
+        try:
+            stream = yield from timeout_after(REACH_S, opening)
+        except (TunnelError, TimedOut) as error:
+            failed = failure_of(error)
+            _log_failure(request, failed)
+            yield from _refuse(sock, handshake.send(failed))
+            return None
+        try:
+            yield from WriteYield(sock).write_all(handshake.send(Opened()))
+        except BaseException:
+            stream.give_up()
+            raise
+        return stream
+
+    def _key(self, login: Login | None) -> Hashable | None:
+        """The isolation key of the pool."""
+        match self._isolation:
+            case Isolation.AUTH:
+                return (login,)
+            case Isolation.LISTENER:
+                return ()
+            case _:
+                return None
+
+    def _is_user(self, login: Login) -> bool:
+        assert self._users is not None
+        user, password = login
+        # An unknown user takes as long as a wrong password.
+        is_right = hmac.compare_digest(password, self._users.get(user, b""))
+        return is_right and user in self._users
+
+
+def failure_of(error: Exception) -> Failed:
+    """The reply to a client whose connection could not be made."""
+    match error:
+        case QueryFailed():
+            return Failed(error.code or ErrorCode.DISCONNECTED, str(error), error.blamed)
+        case SubStreamReset():  # if the tunnel itself had failed, it would be QueryFailed
+            return Failed(error.code, str(error), is_at_target=True)
+        case PeerError():
+            return Failed(error.code, str(error))
+        case TimedOut():  # a tunnel is opened in less time
+            text = f"the exit did not reach the target within {REACH_S:g} s"
+            return Failed(ErrorCode.TIMEOUT, text, is_at_target=True)
+        case _:
+            return Failed(ErrorCode.INTERNAL, str(error))
+
+
+def _log_failure(request: Request, failed: Failed) -> None:
+    row = CODES[failed.code]
+    if failed.is_at_target:
+        reason = f"the exit {row.did.format(next='the next node')}"
+    elif failed.code is ErrorCode.INTERNAL:
+        reason = failed.text  # of this process
+    else:
+        reason = row.meaning
+    log.info("%s: no connection: %s (%s)", request.protocol, reason, failed.code.name)
+    log.debug("%s: no connection to %s: %s", request.protocol, request.target, failed.text)
+
+
+def _read_request(sock: SocketStream, handshake: Handshake) -> Service[Request]:
+    """Read a client's request, and answer what comes before it. Raises BadProxyRequest."""
+    reader, writer = ReadYield(sock), WriteYield(sock)
+    while True:
+        event = handshake.next_event()
+        if isinstance(event, Request):
+            return event
+        if isinstance(event, Answer):
+            yield from writer.write_all(event.data)
+        elif event is NEED_DATA:
+            handshake.receive_data((yield from reader.read(_READ_BYTES)))
+
+
+def _refuse(sock: SocketStream, reply: bytes) -> Service[None]:
+    """Send the reply, and let the client read it: closing with unread bytes would send a reset instead."""
+
+    def linger() -> Service[None]:
+        yield from WriteYield(sock).write_all(reply)
+        sock.shutdown_write()
+        reader, left = ReadYield(sock), _MOST_LINGERED_BYTES
+        while left > 0 and (data := (yield from reader.read(_READ_BYTES))):
+            left -= len(data)
+
+    if reply:
+        yield from move_on_after(_LINGER_S, linger())
+
+
+def _tunnel_options(exit_id: bytes, hops: int | None, route: Route | None) -> TunnelOptions:
+    options: TunnelOptions = {}
+    if hops is not None:
+        options["hops"] = checked_count(hops, "hops")
+    if route is not None:
+        if not isinstance(route, Route):
+            raise TypeError(f"route: expected a Route, got {type(route).__name__}")
+        if route.destination != exit_id:
+            raise BadArgument("route: expected one to the exit, it leads to another node")
+        options["route"] = route
+    return options
+
+
+def _checked_users(users: Any) -> dict[bytes, bytes]:
+    if not isinstance(users, Mapping) or not users:
+        raise TypeError("users: expected a mapping with at least one user and password")
+    found = {}
+    for user, password in users.items():
+        if not isinstance(user, str) or not isinstance(password, str):
+            raise TypeError("users: expected names and passwords as text")
+        pair = user.encode(), password.encode()
+        if not all(1 <= len(each) <= _MOST_LOGIN_BYTES for each in pair) or ":" in user:
+            raise BadArgument(
+                f"users: expected names and passwords of 1 to {_MOST_LOGIN_BYTES} bytes, and no ':' in a name"
+            )
+        found[pair[0]] = pair[1]
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
