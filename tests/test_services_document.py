@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from reactor.core.threads import THREADS
 from tunnel.cli import main
 from tunnel.client import Client, ServiceClient, ThreadReply, ThreadStream, ThreadTunnel
 from tunnel.client.aio import AsyncClient, AsyncReply, AsyncStream, AsyncTunnel
 from tunnel.node.query.incoming_replies import IncomingReply
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
+from tunnel.routing.addresses import SPECIAL_BLOCKS, special_block
 from tunnel.services.attachments import MAX_PIECE_BYTES
+from tunnel.services.exit import HALF_OPEN_S, MOST_ADDRESSES, TUNNEL_LOOK_UPS
+from tunnel.services.exit_rules import ExitRules
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     REPLY_BYTES,
@@ -67,6 +73,52 @@ def test_lengths_and_numbers() -> None:
     assert f"1 to {MAX_NAME_BYTES} ASCII letters" in TEXT
     assert f"1 to {MAX_FILE_NAME_BYTES} bytes of UTF-8" in TEXT
     assert f"nothing moved for {STALLED_S:g} s" in TEXT
+
+
+def _exit_section() -> str:
+    return TEXT.split("## Exit\n")[1].split("\n## ")[0]
+
+
+def test_the_rules_of_the_exit_section_do_what_it_says() -> None:
+    table, *pair = [
+        tomllib.loads(text)
+        for block in re.findall(r"```toml\n(.*?)```", _exit_section(), re.DOTALL)
+        for text in ([block] if block.startswith("[exit]") else block.splitlines())
+    ]
+    users, admins = ipaddress.ip_address("93.184.216.34"), ipaddress.ip_address("10.1.2.3")
+    rules = ExitRules(table["exit"]["rules"])
+    assert rules.allow("example.org", users, 443, None)
+    assert not rules.allow("track.ads.example", users, 443, None)
+    assert not rules.allow(None, users, 22, None)
+    assert rules.allow(None, admins, 22, special_block(admins))
+    assert not rules.allow(None, admins, 80, special_block(admins))
+    app = ipaddress.ip_address("10.0.0.7")
+    allowed = [
+        [
+            ExitRules(each["rules"]).allow("app.example.org", app, port, special_block(app))
+            for port in (80, 443)
+        ]
+        for each in pair
+    ]
+    assert allowed == [[False, False], [False, True]]
+    for host, is_named in [
+        ("10.0.0.0/24", True),
+        ("10.0.0.0/8", True),
+        ("0.0.0.0/0", False),
+        ("8.0.0.0/6", False),
+    ]:
+        assert f"`{host}`" in _exit_section()
+        assert ExitRules([f"allow {host}"]).allow(None, app, 80, special_block(app)) is is_named
+
+
+def test_the_special_blocks_of_the_exit_section_are_those_of_the_code() -> None:
+    table = _exit_section().split("| special addresses |")[1].split("\n\n")[0]
+    named = {ipaddress.ip_network(text) for text in re.findall(r"[0-9a-f:.]+/\d+|::1\b|::(?= \|)", table)}
+    unassigned = {ipaddress.ip_network(text) for text in ("::/3", "4000::/2", "8000::/1", "2000::/3")}
+    assert named - unassigned == set(SPECIAL_BLOCKS) - unassigned
+    assert f"Up to {MOST_ADDRESSES} addresses of each family" in _exit_section()
+    assert f"{THREADS['names']} look-ups at the same time, {TUNNEL_LOOK_UPS} of one tunnel" in _exit_section()
+    assert f"or for {HALF_OPEN_S / 60:g} minutes when one direction has ended" in _exit_section()
 
 
 def test_the_three_kinds_of_clients_have_the_same_names() -> None:

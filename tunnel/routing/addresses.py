@@ -19,6 +19,7 @@ from tunnel.identity.descriptor import Address, Descriptor
 __all__ = [
     "LOCAL",
     "PUBLIC",
+    "SPECIAL_BLOCKS",
     "AddressRules",
     "IpAddress",
     "IpRange",
@@ -76,7 +77,7 @@ _SPECIAL_TEXT: Final = """
     4000::/2            not assigned
     8000::/1            not assigned
 """
-_SPECIAL: Final = tuple(
+SPECIAL_BLOCKS: Final = tuple(
     ipaddress.ip_network(line.split()[0]) for line in _SPECIAL_TEXT.split("\n") if line.strip()
 )
 # Parsing takes 5 us, and drawing a route looks at thousands of nodes.
@@ -103,7 +104,7 @@ def special_block(address: IpAddress) -> IpRange | None:
         address: from `unmapped`.
     Source: IANA special-purpose address registries.
     """
-    return next((block for block in _SPECIAL if address in block), None)
+    return next((block for block in SPECIAL_BLOCKS if address in block), None)
 
 
 @lru_cache(_CACHED)

@@ -44,6 +44,7 @@ from tunnel.services.splice import Splice
 
 __all__ = [
     "HALF_OPEN_S",
+    "MOST_ADDRESSES",
     "TUNNEL_LOOK_UPS",
     "Exit",
     "ExitSettings",
@@ -54,9 +55,6 @@ __all__ = [
 
 log = logging.getLogger("tunnel.services")
 
-# Addresses of one family that are tried for one connection. An answer of a name server can have thousands,
-# and the owner of the name would let the exit knock at all of them.
-_MOST_ADDRESSES: Final = 8
 # "localhost" and all names below it are this machine (RFC 6761, section 6.3), whatever a name server says.
 _LOCALHOST: Final = ("127.0.0.1", "::1")
 # Documentation addresses.
@@ -64,6 +62,9 @@ _OF_NOBODY: Final[dict[int, IpAddress]] = {
     4: ipaddress.IPv4Address("192.0.2.1"),
     6: ipaddress.IPv6Address("2001:db8::1"),
 }
+MOST_ADDRESSES: Final = 8
+"""Addresses of one family that are tried for one connection. An answer of a name server can have thousands,
+and the owner of the name would let the exit knock at all of them."""
 TUNNEL_LOOK_UPS: Final = 8
 """Look-ups of one tunnel at the same time: half of those that the reactor runs. A user who asks slow name
 servers does not hold up the users of other tunnels."""
@@ -226,6 +227,7 @@ class Exit(StreamService):
     def _is_allowed(self, name: str | None, address: IpAddress, port: int) -> bool:
         is_own = (
             address.is_loopback
+            or address.is_unspecified  # reaches loopback
             or any(address == unmapped(own.host) for own in self._own)
             or is_of_this_machine(address)
         )
@@ -263,7 +265,7 @@ def _can_bind(address: IpAddress) -> bool:
 
 def _some_of_each_family(found: list[IpAddress]) -> list[IpAddress]:
     first = {
-        version: [address for address in found if address.version == version][:_MOST_ADDRESSES]
+        version: [address for address in found if address.version == version][:MOST_ADDRESSES]
         for version in (4, 6)
     }
     return [address for address in found if address in first[address.version]]
