@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.lossy_wire import LossyWire, why_not
 from bench.processes import NodeProcesses, QueryReport
-from tests.support.lossy_wire import LossyWire, why_not
 from tunnel import QueryFailed
 from tunnel.codes import short
 from tunnel.modes import MODES

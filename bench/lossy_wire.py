@@ -5,7 +5,7 @@
 
 Not every kernel has netem; a TAP device needs only `/dev/net/tun`. Each frame is dropped with the given
 probability or delivered after the delay, so a round trip takes twice the delay and TCP sees real losses.
-Needs root. `python -m tests.support.lossy_wire` is the process that carries the frames.
+Needs root. `python -m bench.lossy_wire` is the process that carries the frames.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class LossyWire:
             for name in self._names:
                 _ip("netns", "add", name)
                 undo.callback(_ip, "netns", "del", name)
-            command = [sys.executable, "-m", "tests.support.lossy_wire", *self._options, *self._names]
+            command = [sys.executable, "-m", "bench.lossy_wire", *self._options, *self._names]
             process = undo.enter_context(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             )
