@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from bench import (
+    chunks,
     concurrency,
     echo,
     latency,
@@ -38,6 +39,7 @@ BENCHMARKS: tuple[ModuleType, ...] = (
     proxy_path,
     throughput,
     latency,
+    chunks,
     concurrency,
     links,
     observer,

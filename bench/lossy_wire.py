@@ -5,6 +5,8 @@
 
 Not every kernel has netem; a TAP device needs only `/dev/net/tun`. Each frame is dropped with the given
 probability or delivered after the delay, so a round trip takes twice the delay and TCP sees real losses.
+With a speed, the frames of each namespace leave one after the other, and wait in a queue of 0.1 s; those that
+find it full are dropped.
 Needs root. `python -m bench.lossy_wire` is the process that carries the frames.
 """
 
@@ -34,6 +36,7 @@ _TUNSETIFF = 0x400454CA
 _TAP_WITHOUT_HEADER = 0x1002
 _CLONE_NEWNET = 0x40000000
 _FRAME_BYTES = 2048
+_QUEUE_S = 0.1
 _DEVICE = "wire0"
 _FIRST_NET = 20  # 20.77.0.1 and up; nothing leaves the namespaces
 _NAMESPACES = Path("/run/netns")
@@ -60,11 +63,13 @@ class LossyWire:
     Args:
         count: namespaces.
         delay_s: of each frame. loss: the probability that a frame is dropped, 0 to 1.
+        mbit: what a namespace can send, in 10⁶ bits a second; None: no limit.
     """
 
-    def __init__(self, count: int, *, delay_s: float, loss: float) -> None:
+    def __init__(self, count: int, *, delay_s: float, loss: float = 0.0, mbit: float | None = None) -> None:
         self.count = count
         self._options = ["--delay", str(delay_s), "--loss", str(loss)]
+        self._options += [] if mbit is None else ["--mbit", str(mbit)]
         self._names = [f"mtun-{os.getpid()}-{index}" for index in range(count)]
         self._cleanup = ExitStack()
 
@@ -130,10 +135,12 @@ def _open_tap(namespace: str) -> int:
 class _Switch:
     """The frames in transit, and the device of each hardware address."""
 
-    def __init__(self, taps: list[int], delay_s: float, loss: float) -> None:
+    def __init__(self, taps: list[int], delay_s: float, loss: float, mbit: float | None) -> None:
         self._taps = taps
         self._delay_s = delay_s
         self._loss = loss
+        self._byte_s = 0.0 if mbit is None else 8 / (mbit * 1e6)
+        self._sent_s = dict.fromkeys(taps, 0.0)  # when the last frame of each device has left
         self._where: dict[bytes, int] = {}
         self._under_way: list[tuple[float, int, int, bytes]] = []
         self._count = 0
@@ -143,13 +150,16 @@ class _Switch:
         """Take a frame from a device and put it in transit."""
         frame = os.read(tap, _FRAME_BYTES)
         self._where[frame[6:12]] = tap
-        if self._random.random() < self._loss:
+        now_s = time.monotonic()
+        starts_s = max(now_s, self._sent_s[tap])
+        if self._random.random() < self._loss or starts_s - now_s > _QUEUE_S:
             return
+        self._sent_s[tap] = starts_s + len(frame) * self._byte_s
         target = self._where.get(frame[:6])
         for other in self._taps if target is None else [target]:
             if other != tap:
                 self._count += 1
-                due_s = time.monotonic() + self._delay_s
+                due_s = self._sent_s[tap] + self._delay_s
                 heapq.heappush(self._under_way, (due_s, self._count, other, frame))
 
     def deliver(self) -> float:
@@ -170,10 +180,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, required=True)
     parser.add_argument("--loss", type=float, required=True)
+    parser.add_argument("--mbit", type=float)
     parser.add_argument("namespaces", nargs="+")
     options = parser.parse_args()
     taps = [_open_tap(name) for name in options.namespaces]
-    switch = _Switch(taps, options.delay, options.loss)
+    switch = _Switch(taps, options.delay, options.loss, options.mbit)
     print("ready", flush=True)
     with select.epoll() as poll:
         for descriptor in (0, *taps):

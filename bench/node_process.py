@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -41,6 +41,7 @@ from reactor import ReactorThread
 from tunnel import Limits, Node, Profile, QueryResult, ReplyMode, Route
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
+from tunnel.geometry import GEOMETRIES, STREAM
 from tunnel.identity.keys import NodeKeys
 from tunnel.node.context import LOCAL_NETWORK_ID
 from tunnel.node.limits import LinkPolicy
@@ -135,7 +136,9 @@ class _Child:
 
     def open_tunnels(self, message: Message) -> Message:
         """Fields: destination, route, profile, count."""
-        self._tunnels = ManyTunnels(self._node, _route(message), Profile.from_name(message["profile"]))
+        # By its byte, which finds another length of chunks of a network that has one (`--stream-chunk`).
+        profile = Profile.from_byte(Profile.from_name(message["profile"]).byte)
+        self._tunnels = ManyTunnels(self._node, _route(message), profile)
         self._thread.submit(self._tunnels.open(message["count"])).result(_MOST_S)
         return {}
 
@@ -243,6 +246,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--links", choices=list(LinkPolicy), default="pooled", help="once: one link for each message"
     )
+    parser.add_argument(
+        "--stream-chunk", type=int, metavar="BYTES", help="other chunks of geometry stream, for measurements"
+    )
     parser.add_argument("--service", choices=SERVICES, default="echo")
     parser.add_argument("--digest", choices=DIGESTS, default="sha256", help="digest of received content")
     parser.add_argument(
@@ -256,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Ctrl-C reaches the whole process group: the parent then stops this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options.stream_chunk is not None:
+        GEOMETRIES[STREAM.code] = replace(STREAM, chunk_bytes=options.stream_chunk)
     pipe = ControlPipe()
     child = _Child(options, pipe)
     try:

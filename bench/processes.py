@@ -168,6 +168,7 @@ class NodeProcesses:
         digest: "sha256", or the cheaper "crc32" for benchmarks.
         idle_s: a frame without traffic for this time is ended.
         links: the link policy, "pooled" or "once".
+        stream_chunk: bytes of a chunk of geometry `stream`; None: as the protocol says.
         network_id: 16 bytes; None: the id of local networks.
         hosts: the listening address of each node; by default loopback.
         prefixes: for each node a command that runs it, such as `ip netns exec NAME`.
@@ -189,6 +190,7 @@ class NodeProcesses:
         digest: str = "sha256",
         idle_s: float = 60.0,
         links: str = "pooled",
+        stream_chunk: int | None = None,
         network_id: bytes | None = None,
         hosts: Sequence[str] | None = None,
         prefixes: Sequence[Sequence[str]] | None = None,
@@ -199,6 +201,7 @@ class NodeProcesses:
         self._digest = digest
         self._options = ["--engine", engine, "--service", service, "--digest", digest, "--idle", str(idle_s)]
         self._options += ["--links", links]
+        self._options += [] if stream_chunk is None else ["--stream-chunk", str(stream_chunk)]
         self._options += [] if network_id is None else ["--network", network_id.hex()]
         self._hosts = ["127.0.0.1"] * count if hosts is None else hosts
         self._prefixes: Sequence[Sequence[str]] = [()] * count if prefixes is None else prefixes

@@ -27,7 +27,7 @@ from tunnel.errors import (
 )
 from tunnel.established import End, SubStream, Target, TargetKind, TunnelLimits
 from tunnel.established.streams import END_COST_BYTES
-from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, Geometry, padme
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, STREAM, Geometry, padme
 from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType
 
@@ -61,7 +61,7 @@ def test_hello_both_ways_and_then_keys_that_the_seed_does_not_give() -> None:
     assert pair.alice.sendable.count
 
 
-@pytest.mark.parametrize("geometry", [INTERACTIVE, DEFAULT, BULK], ids=lambda g: g.name)
+@pytest.mark.parametrize("geometry", [INTERACTIVE, STREAM, DEFAULT, BULK], ids=lambda g: g.name)
 @pytest.mark.parametrize("early", [False, True])
 def test_messages_of_all_lengths_both_ways(geometry: Geometry, early: bool) -> None:
     pair = Pair(geometry=geometry, limits=TunnelLimits(early=early))
@@ -339,6 +339,23 @@ def test_credit_holds_a_writer_back_and_lets_it_go() -> None:
     pair.settle()
     assert sub.writable.count > woken
     sub.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("geometry", "chunks"), [(INTERACTIVE, 269), (STREAM, 43), (DEFAULT, 16), (BULK, 16)], ids=str
+)
+def test_the_window_of_a_stream_by_the_length_of_a_chunk(geometry: Geometry, chunks: int) -> None:
+    """About as much is under way with short chunks as with long ones; what is not read stays bounded."""
+    pair, data = Pair(geometry=geometry), geometry.chunk_data_bytes
+    sub = pair.alice.open(ECHO)
+    pair.settle()
+    pair.bob.accept().confirm()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sub.write(bytes(data))
+            pair.settle()
+    assert pair.bob.held_bytes == chunks * data
+    assert abs(chunks * data - 256 * 1024) < data or chunks == 16
 
 
 def test_a_piece_cut_by_credit_continues_when_more_credit_arrives() -> None:

@@ -401,7 +401,7 @@ def test_a_flood_of_empty_messages_is_bounded_by_credit() -> None:
 
 def test_a_stream_that_was_given_up_still_has_a_window() -> None:
     hand, number = stream_in(StreamState.DISCARDING, End.ALICE)
-    for _ in range(16):
+    for _ in range(TunnelLimits().window_bytes(INTERACTIVE) // DATA):
         hand.send(ChunkType.MSG, bytes(DATA), sub_stream=number)
         assert hand.other.held_bytes == 0
     assert hand.refused(ChunkType.MSG, b"x", sub_stream=number)

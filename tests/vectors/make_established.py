@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def make_ends(engine: TunnelEngine, *, early: bool = False) -> dict[str, Tunnel]
 
     def end(name: str) -> Tunnel:
         private = sha256(f"mtun1 tunnel vector: {name}".encode()).digest()
-        limits = TunnelLimits(LIMITS.window_chunks, LIMITS.sub_streams, LIMITS.rekey_chunks, early=early)
+        limits = replace(LIMITS, early=early)
         return EstablishedTunnel(
             SEED,
             INTERACTIVE,

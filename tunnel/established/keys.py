@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from readwrite_comp import AuthenticationError
-from tunnel.arguments import bounded, check_fields, setting
+from tunnel.arguments import bounded, check_fields, checked_count, setting
 from tunnel.crypto.primitives import PRIVATE_BYTES, TunnelEngine, X25519Private, expand
 from tunnel.errors import MalformedMessage
 from tunnel.established.layouts import Hello
@@ -46,6 +46,9 @@ __all__ = [
 LEAST_SUB_STREAMS = 4  # Alice may assume this number before Bob's HELLO
 LEAST_WINDOW_CHUNKS = 4  # with fewer, credit could not keep up with a single stream
 MAX_KEY_CHUNKS = 2**24
+# A stream moves at most a window in each round trip, so a window of few short chunks is slow over a long way.
+_WINDOW_BYTES = 256 * 1024
+_WINDOW_CHUNKS = 16
 
 
 class End(Enum):
@@ -79,19 +82,31 @@ class TunnelLimits:
     sub_streams: int = setting(
         64,
         "Sub-streams that the other end of an established tunnel may have open at the same time, 4 to "
-        "32,767. A tunnel holds at most 17 chunks for each, and only if the user reads nothing.",
+        "32,767. A tunnel holds at most 256 KiB for each, or 1 MiB with chunks of 64 KiB, and only if the "
+        "user reads nothing.",
         least=LEAST_SUB_STREAMS,
         most=32_767,
     )
 
     # Not in the configuration: for tests, and `early` for programs that know its price.
-    window_chunks: int = bounded(16, least=LEAST_WINDOW_CHUNKS, most=1024)  # of each stream
+    window_chunks: int | None = None  # of each stream, 4 to 1,024 full chunks; None: see `window_bytes`
     rekey_chunks: int = bounded(MAX_KEY_CHUNKS, least=2, most=MAX_KEY_CHUNKS)  # sent under one key
     rekey_s: float = 600.0  # age at which a key is replaced before the next chunk
     early: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.window_chunks is not None:
+            checked_count(self.window_chunks, "window_chunks", least=LEAST_WINDOW_CHUNKS, most=1024)
+
+    def window_bytes(self, geometry: Geometry) -> int:
+        """What the other end may send on each stream before it is granted more, in whole chunks.
+
+        By default as many as fit into 256 KiB, and at least 16.
+        """
+        data_bytes = geometry.chunk_data_bytes
+        chunks = self.window_chunks or max(_WINDOW_BYTES // data_bytes, _WINDOW_CHUNKS)
+        return chunks * data_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class EstablishedTunnel(Generic[N]):
         self._limits = limits or TunnelLimits()
         self._error: PeerError | None = None
         capacity = geometry.chunk_data_bytes
-        window = self._limits.window_chunks * capacity
+        window = self._limits.window_bytes(geometry)
         self.keys = TunnelKeys(
             seed,
             geometry,
