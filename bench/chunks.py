@@ -50,7 +50,7 @@ class Settings:
         STREAM.chunk_bytes,
         INTERACTIVE.chunk_bytes,
         4_068,
-        8_164,
+        6_116,
         DEFAULT.chunk_bytes,
         BULK.chunk_bytes,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench import (
+    chunks,
     concurrency,
     echo,
     hot_path,
@@ -24,6 +25,7 @@ from bench import (
 )
 from bench.__main__ import BENCHMARKS
 from bench.__main__ import main as run_all
+from bench.lossy_wire import why_not
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
 from readwrite_comp.primitives import engine_names
@@ -172,6 +174,7 @@ def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     check_observer(found["observer"])
     check_proxy_path(found["proxy path"])
     check_latency(found["latency"], [0, 2])
+    check_chunks(found["chunks"], [8_164, 4_068])
     check_concurrency(found["concurrency"], [1, 4])
 
 
@@ -217,6 +220,15 @@ def check_latency(found: dict[str, Any], hops: list[int]) -> None:
         assert 0 < spread["low_ms"] <= spread["p50_ms"] <= spread["p99_ms"]
 
 
+def check_chunks(found: dict[str, Any], lengths: list[int]) -> None:
+    check_machine(found["machine"])
+    assert [case["chunk_bytes"] for case in found["cases"]] == lengths
+    for case in found["cases"]:
+        for name in ("mb_per_s", "proxy_cpu_s_per_gb", "trip_ms", "speed_ratio", "cpu_ratio", "trip_ratio"):
+            check_spread(case[name], found["settings"]["rounds"])
+    assert found["cases"][0]["speed_ratio"]["median"] == 1
+
+
 def check_concurrency(found: dict[str, Any], tunnels: list[int]) -> None:
     check_machine(found["machine"])
     assert [case["tunnels"] for case in found["cases"]] == tunnels
@@ -244,6 +256,15 @@ def test_concurrency_as_table_and_drawn(capsys: pytest.CaptureFixture[str], tmp_
     assert concurrency.main(["--short", "--tunnels", "2", "--plot", str(target)]) == 0
     assert "one of 3 idle links" in capsys.readouterr().out
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(why_not() is not None, reason=f"no network namespaces: {why_not()}")
+def test_chunks_on_slow_lines_take_their_time() -> None:
+    """On lines of 100 Mbit/s, 5 ms one way, a message over 3 proxies passes 4 links there and back."""
+    settings = chunks.Settings(chunks=(4_068,), megabytes=0.2, trips=2, rounds=1, mbit=100, delay_ms=5)
+    (case,) = chunks.measure(settings)
+    assert case.trip_ms.median >= 2 * 4 * (5 + 4_096 * 8 / 100_000)
+    assert case.mb_per_s.median < 100 / 8
 
 
 def test_proxy_path_of_one_profile(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ DEFAULT = Geometry(2, "default", 32, 16_356)
 LONG = Geometry(3, "long", 128, 16_356)
 BULK = Geometry(4, "bulk", 32, 64_484)
 # 15 slots are the most whose header shares a link record of 2 units with OPEN.
-STREAM = Geometry(5, "stream", 15, 6_116)
+STREAM = Geometry(5, "stream", 15, 8_164)
 
 GEOMETRIES = {geometry.code: geometry for geometry in (INTERACTIVE, DEFAULT, LONG, BULK, STREAM)}
 LIONESS_SUITE, HCTR_SUITE = 0, 1

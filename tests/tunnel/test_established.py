@@ -342,7 +342,7 @@ def test_credit_holds_a_writer_back_and_lets_it_go() -> None:
 
 
 @pytest.mark.parametrize(
-    ("geometry", "chunks"), [(INTERACTIVE, 269), (STREAM, 43), (DEFAULT, 16), (BULK, 16)], ids=str
+    ("geometry", "chunks"), [(INTERACTIVE, 269), (STREAM, 32), (DEFAULT, 16), (BULK, 16)], ids=str
 )
 def test_the_window_of_a_stream_by_the_length_of_a_chunk(geometry: Geometry, chunks: int) -> None:
     """About as much is under way with short chunks as with long ones; what is not read stays bounded."""

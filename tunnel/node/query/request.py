@@ -140,7 +140,7 @@ class TunnelOptions(TypedDict, total=False):
     Attributes:
         hops: number of proxies, drawn at random; by default as for a query.
         route: a given route instead of `hops` random proxies.
-        purpose: decides the chunk size: `stream` (the default, 6 KiB) for content and short messages,
+        purpose: decides the chunk size: `stream` (the default, 8 KiB) for content and short messages,
             `interactive` (1 KiB) for short messages only over slow links, `mixed` (16 KiB) for mostly
             content, `bulk` (64 KiB) for megabytes. Each message and each write to a sub-stream costs whole
             chunks.
