@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import itertools
 import json
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.tunnel.helpers import OPENSSL
 from tunnel import LocalNetwork
 from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.main import main
@@ -24,6 +30,8 @@ from tunnel.cli.terminal import ProgressBar
 from tunnel.client.file_endpoints import PathTarget
 from tunnel.directory import StaticDirectory
 from tunnel.errors import FileChanged, LocalTunnelError
+from tunnel.identity.descriptor import Address
+from tunnel.identity.keys import NodeKeys
 from tunnel.services import Files, FilesSettings, InnerService, Query, Reply, Services
 from tunnel.services.files import Download
 
@@ -74,6 +82,14 @@ def served(network: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return network
+
+
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
 
 
 class Stream:
@@ -173,8 +189,166 @@ def test_only_an_archive_is_extracted(served: Served, capsys: pytest.CaptureFixt
     assert served.get("--extract", name="f") == 1
     shown = capsys.readouterr().err
     assert shown.startswith("error: f: not a valid tar archive")
-    assert "hint: without --extract" in shown
-    assert os.listdir() == []
+    assert "hint: it is kept as f, as without --extract" in shown
+    assert os.listdir() == ["f"]
+    assert Path("f").read_bytes() == CONTENT
+
+
+def appears(archive: Path, folder: Path) -> list[str]:
+    folder.mkdir()
+    return unpack_archive(archive, folder)
+
+
+def is_interrupted(archive: Path, folder: Path) -> list[str]:
+    raise KeyboardInterrupt
+
+
+def fills_the_disk(archive: Path, folder: Path) -> list[str]:
+    raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("unpack", "status", "words"),
+    [
+        (appears, 1, ["error: photos appeared meanwhile", "move it away"]),
+        (is_interrupted, 130, ["error: interrupted"]),
+        (fills_the_disk, 1, ["No space left on device", "the disk is full"]),
+    ],
+)
+def test_an_archive_that_is_not_unpacked_is_kept_and_not_fetched_again(
+    served: Served,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    unpack: Callable[[Path, Path], list[str]],
+    status: int,
+    words: list[str],
+) -> None:
+    Path("photos", "sub").mkdir(parents=True)
+    Path("photos", "sub", "f").write_bytes(CONTENT)
+    assert served.send("photos") == 0
+    Path("photos").rename("original")
+    with monkeypatch.context() as patch:
+        patch.setattr("tunnel.cli.files.unpack_archive", unpack)
+        assert served.get("--extract", name="photos.tar") == status
+    shown = capsys.readouterr().err
+    for word in [*words, "the archive is kept as .photos.tar.fetched"]:
+        assert word in shown
+    if Path("photos").exists():
+        Path("photos").rename("moved away")
+    assert served.get("--extract", "--json", name="photos.tar") == 0
+    assert json.loads(capsys.readouterr().out)["moved_bytes"] == 0
+    assert tree(Path("photos")) == tree(Path("original"))
+    assert [name for name in os.listdir() if name.startswith(".")] == []
+
+
+def test_an_archive_of_a_killed_command_that_has_changed_is_fetched_again(served: Served) -> None:
+    make_folder(Path("photos"))
+    assert served.send("photos") == 0
+    shutil.rmtree("photos")
+    Path(".photos.tar.fetched").write_bytes(b"of last week")
+    assert served.get("--extract", name="photos.tar") == 0
+    assert Path("photos").is_dir()
+    assert [name for name in os.listdir() if name.startswith(".")] == []
+
+
+# --- the content is read before it is sent ----------------------------------------------------------------
+
+
+def test_what_cannot_be_read_in_a_folder_is_named_before_anything_is_sent(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the middle of a long transfer otherwise. Tests may run as root, who can read everything."""
+    for number in range(6):
+        path = Path("photos", "sub", f"{number}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    Path("photos", "closed").mkdir()
+    scandir = os.scandir
+
+    def denied(path: Any, *_: object) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def closed(path: Any) -> Any:
+        return denied(path) if Path(path).name == "closed" else scandir(path)
+
+    monkeypatch.setattr("tunnel.cli.folders.open_regular", denied)
+    monkeypatch.setattr(os, "scandir", closed)
+    monkeypatch.setattr("tunnel.cli.files.Client", denied)  # the network is not used
+    assert served.send("photos") == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: photos: 7 entries cannot be read: closed: Permission denied, sub/0.jpg: ")
+    assert error.endswith(", and 2 more")
+    assert "nothing was sent" in hint
+
+
+def test_special_files_in_a_folder_are_skipped_by_name(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photos").mkdir()
+    Path("photos", "f").write_bytes(b"x")
+    os.mkfifo("photos/fifo")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("photos/socket")
+        assert served.send("photos") == 0
+    shown = capsys.readouterr().err
+    assert "skipped photos/fifo: a FIFO (named pipe)" in shown
+    assert "skipped photos/socket: a socket" in shown
+    assert served.get("--extract", "-o", "copy", name="photos.tar") == 0
+    assert os.listdir("copy") == ["f"]
+
+
+@pytest.mark.parametrize("source", ["folder", "-"])
+def test_a_node_that_does_not_answer_is_found_before_the_content_is_read(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    Path("folder").mkdir()
+    monkeypatch.setattr(sys, "stdin", Stream(CONTENT))
+    keys, address = NodeKeys.generate(time.time()), Address("127.0.0.1", closed_port())
+    StaticDirectory([keys.descriptor((address,), time.time(), OPENSSL)]).save(Path("dead"))
+    monkeypatch.setattr("tunnel.cli.files.pack_folder", None)
+    node_id = keys.node_id(OPENSSL).hex()
+    assert main(["send", source, node_id, "--peers", "dead", "--hops", "0", "--retries", "0"]) == 1
+    assert "NEXT_REFUSED" in capsys.readouterr().err
+    assert sys.stdin.buffer.tell() == 0
+
+
+def test_a_node_that_does_not_list_its_files_takes_a_folder(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("folder").mkdir()
+    drop_box = Files(served.folder, FilesSettings(may_list=False, may_get=False))
+    monkeypatch.setattr(served.service, "files", drop_box)
+    assert served.send("folder") == 0
+    assert os.listdir(served.folder) == ["folder.tar"]
+
+
+@pytest.mark.parametrize("source", ["folder", "-"])
+def test_the_time_limit_covers_reading_the_content(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    make_folder(Path("folder"))
+    monkeypatch.setattr(sys, "stdin", Stream(CONTENT))
+    now_s = itertools.count(0.0, 40.0)  # a look at the clock each 40 s
+    monkeypatch.setattr("tunnel.cli.files.monotonic", lambda: next(now_s))
+    assert served.send(source, "--timeout", "100") == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: the content was not read within 100 s (--timeout); nothing was sent"
+    assert "longer --timeout" in hint
+    assert list(served.folder.iterdir()) == []
+
+
+def test_the_time_limit_covers_a_silent_standard_input(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    with open(reader) as stdin, open(writer, "wb"):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        # No limit of select: it returns at once, as after the time limit.
+        monkeypatch.setattr("tunnel.cli.files.select.select", lambda *_: ended.append(True))
+        ended: list[bool] = []
+        monkeypatch.setattr("tunnel.cli.files.monotonic", lambda: 1000.0 if ended else 0.0)
+        assert served.send("-", "--timeout", "100") == 1
+    assert "was not read within 100 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

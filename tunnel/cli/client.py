@@ -309,14 +309,16 @@ def proxies_text(hops: int) -> str:
     return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
 
 
-def wait(future: Future[T], timeout_s: float) -> T:
+def wait(future: Future[T], timeout_s: float, spent_s: float = 0.0) -> T:
     """The result of a future. If the wait ends early, at Ctrl-C for instance, the future is cancelled.
 
+    Args:
+        spent_s: of the time limit, before this call.
     Raises:
         QueryFailed: no answer in time, or the node was stopped. Errors of the future.
     """
     try:
-        return future.result(timeout_s)
+        return future.result(max(0.0, timeout_s - spent_s))
     except FutureTimeout as error:
         if future.done():
             raise

@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
+import select
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from time import monotonic
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
-from tunnel.cli.folders import pack_folder, unpack_archive
-from tunnel.cli.options import command, count, filled, readable_file
+from tunnel.cli.folders import pack_folder, unpack_archive, unreadable_entries
+from tunnel.cli.options import MAX_RETRIES, command, count, filled, readable_file
 from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, printable, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
-from tunnel.client.file_endpoints import resumable_bytes
-from tunnel.disk import naming
+from tunnel.client.file_endpoints import keep_as_part, resumable_bytes
+from tunnel.disk import naming, rename_new
 from tunnel.errors import ConfigError, FilesError, LocalTunnelError
-from tunnel.services import FileStatus
+from tunnel.services import FileStatus, service_prefix
+from tunnel.services.file_requests import FileRequest, Operation
 from tunnel.services.names import checked_file_name
 
 __all__ = ["add_parser"]
@@ -59,7 +63,9 @@ _REFUSALS = {
 }
 """Text and hint for each refusal of a files service."""
 _STREAM = "-"
+_LAST_NAME = "\U0003134a"  # a letter behind those of most names: the list after it is short
 _COPY_BYTES = 1 << 20
+_MOST_SHOWN = 5
 _SEND_EXAMPLE = """\
 example:
   mtun send report.pdf node-7 --network mynet
@@ -114,13 +120,20 @@ def add_parser(commands: Any) -> None:
 
 def run_send(options: argparse.Namespace) -> int:
     """Send a file. Returns the exit status."""
+    limit = _TimeLimit(options.timeout)
+    write, name = _source(options)
     with contextlib.ExitStack() as stack:
-        source, name = _source(options, stack)
+        # Closed after the client, whose threads may still read it.
+        spool = None if write is None else stack.enter_context(tempfile.TemporaryFile())
         moving = stack.enter_context(
             _resumable(lambda moved: "the node keeps the received part for a day" if moved else "")
         )
         client = stack.enter_context(Client(options))
         destination, hops = _destination(client, options, options.file), client.hops()
+        source: Path | BinaryIO = Path(options.file)
+        if write is not None and spool is not None:
+            _check_answers(client, destination, hops, options.retries, limit)
+            source = _filled(spool, write, limit)
         stack.enter_context(_in_words(client.names.name(destination), "store", name))
         stored: Stored = _run(
             options,
@@ -135,30 +148,131 @@ def run_send(options: argparse.Namespace) -> int:
                 hops=hops,
             ),
             moving,
+            limit.spent_s,
         )
     text = f"{stored.name}: {readable_size(stored.size)} stored at {options.id}, sent {proxies_text(hops)}"
     _say(options, stored, stored.sent_bytes, hops, text)
     return 0
 
 
-def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Path | BinaryIO, str]:
-    """The content to send, and its name at the other node. Temporary files are closed with the stack.
+_Writer: TypeAlias = "Callable[[BinaryIO, _TimeLimit], None]"
 
+
+def _source(options: argparse.Namespace) -> tuple[_Writer | None, str]:
+    """Check the content to send, before the network is used.
+
+    Returns:
+        The function that writes it to a temporary file, and its name at the other node. None: it is a file,
+        which is sent as it is.
     Raises:
-        ConfigError: it cannot be sent, or its name is invalid. FileChanged, OSError: reading it failed.
+        ConfigError: it cannot be sent, or its name is invalid.
     """
     path = Path(options.file)
     if options.file == _STREAM:
-        name = _checked_name(options.name or "stdin")
-        return _spooled(_standard_input, stack), name
+        if sys.stdin is None:
+            raise ConfigError("standard input is closed", "name a file, or pipe one in")
+        return _write_standard_input, _checked_name(options.name or "stdin")
     if path.is_dir():
         name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
-        return _spooled(lambda file: _pack(path, file), stack), name
+        _check_readable(path)
+        return partial(_write_archive, path), name
     try:
-        readable_file(path).close()  # fails before the network is read
+        readable_file(path).close()
     except ConfigError as error:
         raise ConfigError(str(error), error.hint or _file_hint(path, options.id)) from error
-    return path, _checked_name(options.name or path.name)
+    return None, _checked_name(options.name or path.name)
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuse a folder with entries that this user cannot read.
+
+    An archive without them would look complete at the other node, and its name would be taken there.
+    """
+    found = unreadable_entries(folder)
+    if found:
+        more = f", and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+        count = "1 entry" if len(found) == 1 else f"{len(found)} entries"
+        raise ConfigError(
+            f"{folder}: {count} cannot be read: {', '.join(found[:_MOST_SHOWN])}{more}",
+            "nothing was sent: let this user read them, or move them out of the folder",
+        )
+
+
+def _check_answers(client: Client, destination: bytes, hops: int, retries: int, limit: _TimeLimit) -> None:
+    """Find out before a long preparation that the node, or its files service, does not answer.
+
+    Raises:
+        QueryFailed: it does not. Any reply will do: it may not allow lists.
+    """
+    short_list = service_prefix(_SERVICE) + FileRequest(Operation.LIST, _LAST_NAME).pack()
+    query = client.node.query(destination, short_list, hops=hops, retries=min(retries, MAX_RETRIES))
+    wait(query, limit.limit_s, limit.spent_s).close()
+
+
+class _TimeLimit:
+    """The time limit of a command, counted from its start."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._began_s = monotonic()
+
+    @property
+    def spent_s(self) -> float:
+        return monotonic() - self._began_s
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.limit_s - self.spent_s)
+
+    def check(self) -> None:
+        """Raises LocalTunnelError: the time is over while the content is still being read."""
+        if not self.left_s:
+            raise LocalTunnelError(
+                f"the content was not read within {self.limit_s:g} s (--timeout); nothing was sent",
+                "give a longer --timeout",
+            )
+
+
+class _Spool:
+    """A temporary file that is filled within a time limit. `tarfile` needs these two methods."""
+
+    def __init__(self, file: BinaryIO, limit: _TimeLimit) -> None:
+        self.tell = file.tell
+        self._write = file.write
+        self._limit = limit
+
+    def write(self, data: bytes) -> int:
+        self._limit.check()
+        return self._write(data)
+
+
+def _filled(file: BinaryIO, write: _Writer, limit: _TimeLimit) -> BinaryIO:
+    """The temporary file with the whole content: size and digest are announced before the first byte."""
+    spool: BinaryIO = _Spool(file, limit)  # type: ignore[assignment]
+    with naming(Path(tempfile.gettempdir())):
+        write(spool, limit)
+        file.flush()
+    return file
+
+
+def _write_standard_input(file: BinaryIO, limit: _TimeLimit) -> None:
+    source = sys.stdin.buffer
+    while data := _next_piece(source, limit):
+        file.write(data)
+
+
+def _next_piece(source: BinaryIO, limit: _TimeLimit) -> bytes:
+    """What standard input has now; waits for it only as long as there is time."""
+    with contextlib.suppress(io.UnsupportedOperation):  # no descriptor: it does not wait
+        select.select([source.fileno()], [], [], limit.left_s)
+    limit.check()
+    data: bytes = source.read1(_COPY_BYTES)  # type: ignore[attr-defined]
+    return data
+
+
+def _write_archive(folder: Path, file: BinaryIO, limit: _TimeLimit) -> None:
+    for skipped in pack_folder(folder, file):
+        complain(f"skipped {printable(skipped)}")
 
 
 def _file_hint(path: Path, node: str) -> str:
@@ -213,26 +327,6 @@ def _checked_name(name: str) -> str:
         return checked_file_name(name)
     except LocalTunnelError as error:
         raise ConfigError(str(error), "choose another name with --name") from error
-
-
-def _spooled(write: Callable[[BinaryIO], None], stack: contextlib.ExitStack) -> BinaryIO:
-    """A temporary file with the whole content: size and digest are announced before the first byte."""
-    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
-    with naming(Path(tempfile.gettempdir())):
-        write(file)
-        file.flush()
-    return file
-
-
-def _standard_input(file: BinaryIO) -> None:
-    if sys.stdin is None:
-        raise ConfigError("standard input is closed", "name a file, or pipe one in")
-    shutil.copyfileobj(sys.stdin.buffer, file, _COPY_BYTES)
-
-
-def _pack(folder: Path, file: BinaryIO) -> None:
-    for skipped in pack_folder(folder, file):
-        complain(f"skipped {printable(skipped)}")
 
 
 def run_get(options: argparse.Namespace) -> int:
@@ -317,6 +411,8 @@ def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
             )
         _check_folder(folder.parent)
         path = folder.with_name(f".{folder.name}.tar.fetched")
+        if path.is_file() and not path.is_symlink():
+            keep_as_part(path)  # fetched before, by a command that did not come to unpack it
         return path, path
     path = Path(options.name if options.output is None else options.output)
     if path.is_dir() and options.output is not None:
@@ -347,15 +443,32 @@ def _extracted(options: argparse.Namespace) -> Path:
 
 
 def _extract(archive: Path, folder: Path, name: str) -> None:
+    """Unpack a fetched archive and remove it. If that fails, it is kept, and the error shows where."""
+    kept = f"the archive is kept as {archive}; the same command unpacks it and fetches nothing again"
     try:
         for skipped in unpack_archive(archive, folder):
             complain(f"skipped {printable(skipped)}")
     except LocalTunnelError as error:
         failure = LocalTunnelError(f"{name}: {error}")
-        failure.add_note("without --extract the archive itself is fetched")
+        failure.add_note(f"it is kept as {_visible(archive, folder.parent / name)}, as without --extract")
         raise failure from error
-    finally:
-        archive.unlink()
+    except FileExistsError as error:
+        failure = LocalTunnelError(f"{folder} appeared meanwhile, and --extract replaces no folder")
+        failure.add_note(f"move it away; {kept}")
+        raise failure from error
+    except BaseException as error:
+        error.add_note(kept)
+        raise
+    archive.unlink(missing_ok=True)  # another command may unpack it too
+
+
+def _visible(archive: Path, place: Path) -> Path:
+    """Give a fetched file the name that the user knows, if that is free. Returns its path."""
+    try:
+        rename_new(archive, place)
+    except OSError:
+        return archive
+    return place
 
 
 def _left(path: Path | None) -> str:
@@ -389,9 +502,16 @@ def _resumable(kept: Callable[[list[int]], str]) -> Iterator[list[int]]:
 
 
 def _run(
-    options: argparse.Namespace, start: Callable[[Callable[[int, int], None]], Future[T]], moved: list[int]
+    options: argparse.Namespace,
+    start: Callable[[Callable[[int, int], None]], Future[T]],
+    moved: list[int],
+    spent_s: float = 0.0,
 ) -> T:
-    """Run a transfer with a progress bar. moved: gets the number of bytes moved so far."""
+    """Run a transfer with a progress bar.
+
+    Args:
+        moved: gets the number of bytes moved so far. spent_s: of the time limit, before.
+    """
     bar: ProgressBar | None = None
 
     def progress(done: int, size: int) -> None:
@@ -403,7 +523,7 @@ def _run(
         bar.update(done)
 
     try:
-        return wait(start(progress), options.timeout)
+        return wait(start(progress), options.timeout, spent_s)
     finally:
         if bar is not None:
             bar.close()

@@ -31,7 +31,7 @@ from typing import BinaryIO, Final, NoReturn
 from tunnel.disk import check_unchanged, kind_of, naming, open_regular
 from tunnel.errors import LocalTunnelError
 
-__all__ = ["pack_folder", "unpack_archive"]
+__all__ = ["pack_folder", "unpack_archive", "unreadable_entries"]
 
 _MOST_HEADER_BYTES: Final = 1 << 20
 _COPY_BYTES: Final = 1 << 18
@@ -61,6 +61,26 @@ def pack_folder(folder: Path, archive: BinaryIO) -> list[str]:
                 if problem := _pack(tar, Path(here, entry), inside / entry):
                     skipped.append(f"{inside / entry}: {problem}")
     return skipped
+
+
+def unreadable_entries(folder: Path) -> list[str]:
+    """The files and folders that `pack_folder` could not read, for people: "a/b: Permission denied"."""
+    top = os.path.realpath(folder)
+    found: list[str] = []
+
+    def add(error: OSError) -> None:
+        found.append(f"{os.path.relpath(error.filename, top)}: {error.strerror}")
+
+    for here, folders, files in os.walk(top, onerror=add):
+        folders.sort()
+        for entry in sorted(files):
+            path = Path(here, entry)
+            try:
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    os.close(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW))
+            except OSError as error:
+                add(error)
+    return found
 
 
 def unpack_archive(archive: Path, target: Path) -> list[str]:

@@ -22,6 +22,7 @@ from tunnel.disk import (
     file_changed,
     kind_of,
     name_for_errors,
+    naming,
     open_regular,
     regular_status,
     write_all,
@@ -30,7 +31,7 @@ from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services.file_requests import NO_DIGEST
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile, ThreadFile
 
-__all__ = ["FileTarget", "ObjectTarget", "PathTarget", "SourceFile", "resumable_bytes"]
+__all__ = ["FileTarget", "ObjectTarget", "PathTarget", "SourceFile", "keep_as_part", "resumable_bytes"]
 
 _MOST_STEM_BYTES: Final = 180  # the rest of a part's name is 71 bytes, and a name has at most 255
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -254,7 +255,7 @@ class PathTarget:
             self._part = self._open(self.version)
             self._left_bytes = os.lstat(self._part.path).st_size
             with contextlib.suppress(OSError):
-                os.unlink(self._part_path(NO_DIGEST))  # a killed process left it
+                os.unlink(_part_path(self._path, NO_DIGEST))  # a killed process left it
         else:
             # The digest is not known yet. This part shows that the folder accepts the name, and is the lock.
             self._part = self._open(NO_DIGEST)
@@ -322,12 +323,9 @@ class PathTarget:
             )
         return found.st_mode & 0o777
 
-    def _part_path(self, version: bytes) -> Path:
-        return self._path.with_name(f".{_stem(self._path.name)}.{version.hex()}.part")
-
     def _open(self, version: bytes) -> PartialFile:
         try:
-            part = PartialFile(self._part_path(version), mode=0o666, lock_wait_s=_LOCK_WAIT_S)
+            part = PartialFile(_part_path(self._path, version), mode=0o666, lock_wait_s=_LOCK_WAIT_S)
         except BlockingIOError as error:
             raise LocalTunnelError(
                 f"another transfer to {str(self._path)!r} is under way; wait for its end, "
@@ -342,6 +340,23 @@ class PathTarget:
             part.discard()
             raise
         return part
+
+
+def _part_path(path: Path, version: bytes) -> Path:
+    return path.with_name(f".{_stem(path.name)}.{version.hex()}.part")
+
+
+def keep_as_part(path: Path) -> None:
+    """Let the next `get` to a path begin with the file that is there now. Blocks.
+
+    If the other end still has the same content, nothing is fetched again.
+
+    Raises:
+        LocalTunnelError: not a regular file. OSError.
+    """
+    with naming(path), os.fdopen(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    path.rename(_part_path(path, digest))
 
 
 @contextlib.contextmanager
