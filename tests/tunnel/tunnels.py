@@ -16,7 +16,18 @@ from tunnel.established.layouts import Hello
 from tunnel.geometry import INTERACTIVE, Geometry
 from tunnel.onion.message import ChunkType
 
-__all__ = ["ECHO", "SEED", "Flag", "Pair", "RawEnd", "Tunnel", "make_end", "read_some", "write_all"]
+__all__ = [
+    "ECHO",
+    "SEED",
+    "Flag",
+    "Pair",
+    "RawEnd",
+    "Tunnel",
+    "make_end",
+    "message_at",
+    "read_some",
+    "write_all",
+]
 
 SEED = b"established seed"
 ECHO = Target(TargetKind.SERVICE, b"echo")
@@ -258,3 +269,13 @@ class RawEnd:
             self.next_send_key = b""
             assert self.take_all()[0][0] == ChunkType.REKEY
         assert self.other.is_established
+
+
+def message_at(end: Tunnel) -> bytes:
+    """The next message, which has arrived completely."""
+    assert end.incoming.next_message()
+    parts = []
+    while part := read_some(end.incoming):  # type: ignore[arg-type]
+        parts.append(part)
+    assert part == b""
+    return b"".join(parts)
