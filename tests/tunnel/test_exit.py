@@ -149,6 +149,12 @@ def test_localhost_is_this_machine_whatever_a_name_server_says(network: Dialled)
         network.hosts.clear()
 
 
+def test_the_systems_look_up() -> None:
+    assert set(exit_module.look_up("localhost")) <= {"127.0.0.1", "::1"}
+    with pytest.raises(socket.gaierror):
+        exit_module.look_up("nothing.invalid")
+
+
 def test_of_many_addresses_a_few_of_each_family_are_dialled(network: Dialled) -> None:
     many = [f"2606:2800::{number:x}" for number in range(1, 1000)] + [f"8.8.0.{n}" for n in range(200)]
     exit = Exit(["allow *"], look_up=answers(*many))

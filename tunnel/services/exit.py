@@ -95,7 +95,6 @@ class ExitSettings:
     connection_idle_s: float = setting(
         3_600.0, "A connection that moves no byte for this time is ended with TIMEOUT.", "s"
     )
-
     bytes_per_s: int = setting(
         0, "Bytes a second of each connection, in each direction. 0: no limit.", "bytes"
     )
