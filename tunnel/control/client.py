@@ -7,7 +7,8 @@
 `ControlClient` has the asking side of `Node`, so `Client(node)`, `AsyncClient(node)`, `ServiceClient(node)`,
 `put(node, …)` and `get(node, …)` accept it. Queries have the identity of the running node, use its links and
 guards, and it draws their routes. A reactor in a thread carries content between this process and the node.
-Each request has its own connection; closing it cancels the request in the node.
+Each request has its own connection; closing it cancels the request in the node. Of the queries of one client
+`AT_ONCE` have a connection at a time; further ones wait, first come, first served.
 
 Established tunnels and queries with several replies are not available over the socket.
 """
@@ -18,13 +19,15 @@ import os
 import secrets
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar, Unpack
 
 from reactor import (
     Broken,
+    Channel,
+    CurrentTime,
     Reactor,
     ReactorThread,
     ReadYield,
@@ -97,7 +100,11 @@ CONTROL_FILE: Final = "control"
 
 T = TypeVar("T")
 
-_CONNECT_S: Final = 10.0  # a node that takes longer is stopped or stuck
+CONNECT_S: Final = 10.0  # a node that takes longer is stopped or stuck
+# Queries of one client in the node at the same time. The node has 64 connections for all its clients, and
+# one client that asks much must leave some to commands.
+AT_ONCE: Final = 48
+MOST_WAITING: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,10 @@ class ControlClient(EnteredOnce):
         if path.exists():
             check_private(path.parent)
         self._scope = Scope("control client", fail_together=False)
+        self._places: Channel[None] = Channel(AT_ONCE, "queries of a control client")
+        for _ in range(AT_ONCE):
+            self._places.send_nowait(None)
+        self._waiting = 0
         self._thread = ReactorThread(name="control client").start()
         reactors_of_clients.add(self.reactor)
         try:
@@ -170,7 +181,8 @@ class ControlClient(EnteredOnce):
             A future of QueryResult. Cancelling it cancels the query in the node.
         Raises:
             TypeError, ValueError, LocalTunnelError: as `call`. From the future: as `Node.query`;
-                Closed: this client was closed; NodeStopped: the running node was stopped; QueryFailed
+                QueryFailed with the code BUSY: 10,000 queries of this client wait already; Closed: this
+                client was closed; NodeStopped: the running node was stopped; QueryFailed
                 with the code DISCONNECTED: it ended without notice; NodeNotRunning, ControlError: as for
                 `ControlClient`.
         """
@@ -284,21 +296,18 @@ class ControlClient(EnteredOnce):
     # -- over the socket -------------------------------------------------------------------------------
 
     def _run(self, service: Service[T]) -> T:
-        future = submit(self.reactor, timeout_after(_CONNECT_S, service), "control request")
+        future = submit(self.reactor, timeout_after(CONNECT_S, service), "control request")
         try:
             return future.result()
         except TimedOut as error:
-            raise ControlError(
-                f"the node at {self._path} does not answer within {_CONNECT_S:g} s",
-                "is its process stopped, or very busy? kill -USR1 PID writes its state to its log",
-            ) from error
+            raise self._silent() from error
         except BaseException:
             future.cancel()
             raise
 
     def _open(self) -> Service[tuple[_Link, Welcome]]:
         try:
-            stream = yield from connect_unix(self._path, timeout_s=_CONNECT_S)
+            stream = yield from connect_unix(self._path, timeout_s=CONNECT_S)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             raise NodeNotRunning(
                 f"no running node has its control socket at {self._path}",
@@ -310,11 +319,24 @@ class ControlClient(EnteredOnce):
         try:
             if stream.peer_uid not in (None, os.geteuid()):
                 raise ControlError(f"a process of user {stream.peer_uid} listens at {self._path}")
-            welcome = unpack_welcome((yield from link.expect(MessageKind.WELCOME)))
+            welcome = unpack_welcome((yield from self._first(link)))
         except BaseException:
             stream.close()
             raise
         return link, welcome
+
+    def _first(self, link: _Link) -> Service[bytes]:
+        """The WELCOME of the node. Raises ControlError: it says nothing in time, as a stopped process."""
+        try:
+            return (yield from timeout_after(CONNECT_S, link.expect(MessageKind.WELCOME)))
+        except TimedOut as error:
+            raise self._silent() from error
+
+    def _silent(self) -> ControlError:
+        return ControlError(
+            f"the node at {self._path} does not answer within {CONNECT_S:g} s",
+            "is its process stopped, or very busy? kill -USR1 PID writes its state to its log",
+        )
 
     def _meet(self) -> Service[Welcome]:
         link, welcome = yield from self._open()
@@ -348,11 +370,44 @@ class ControlClient(EnteredOnce):
     def _query(self, call: QueryRequest, sink: Sink) -> Service[QueryOutcome]:
         if not isinstance(call, _ControlCall) or call.message is None:
             raise TypeError("this query was made by another node: use `call` of the client that sends it")
+        message = call.message
+        began_s: float = yield CurrentTime()
+        yield from self._wait_turn(message.timeout_s)
+        try:
+            waited_s = round((yield CurrentTime()) - began_s, 2)  # the node has the limit in its errors
+            if message.timeout_s is not None and waited_s:
+                message = replace(message, timeout_s=max(0.0, message.timeout_s - waited_s))
+            return (yield from self._exchange(call, message, sink))
+        finally:
+            self._places.send_nowait(None)
+
+    def _wait_turn(self, timeout_s: float | None) -> Service[None]:
+        """Take one of the places, in the order of the calls. Cancellation: none is taken.
+
+        Raises:
+            QueryFailed (TIMEOUT): the time of the query is over. QueryFailed (BUSY): too many wait.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise QueryFailed(
+                f"{self._waiting} queries of this client wait already, its limit", ErrorCode.BUSY
+            )
+        self._waiting += 1
+        try:
+            yield from timeout_after(timeout_s, self._places.receive())
+        except TimedOut as error:
+            raise QueryFailed(
+                f"the query was not done within {timeout_s} s: it waited for {AT_ONCE} others of this client",
+                ErrorCode.TIMEOUT,
+            ) from error
+        finally:
+            self._waiting -= 1
+
+    def _exchange(self, call: QueryRequest, message: QueryMessage, sink: Sink) -> Service[QueryOutcome]:
         link, _ = yield from self._open()
         with link:
-            yield from link.send(pack(call.message))
+            yield from link.send(pack(message))
             download = _Download(link, call, sink)
-            if call.message.content is None:
+            if message.content is None:
                 yield from run_with_guards(download.run(), _Upload(link, call.content, download).run())
             else:
                 yield from download.run()

@@ -73,6 +73,7 @@ REQUEST_S: Final = 10.0  # for a client to send its request
 _TAKE_S: Final = 60.0  # for a client to receive one message; it may be suspended (Ctrl-Z) meanwhile
 _TICK_S: Final = 0.25  # between two PROGRESS: each side notices this soon when the other has gone
 _AHEAD: Final = 2  # pieces of content held for the node
+_PLACE_S: Final = 0.5  # for a place among `MOST_CLIENTS`
 _LAST_WORDS_S: Final = 1.0  # for the last messages when the node stops
 
 _Step: TypeAlias = Service[None]
@@ -112,6 +113,8 @@ class ControlServer:
         self._path = path
         self._listen()
         self.clients = Scope("control", fail_together=False)
+        self._served = 0
+        self._left = Signal()
         self._is_stopping = False
 
     def _listen(self) -> None:
@@ -139,10 +142,24 @@ class ControlServer:
             # Closed: by `close`, or `restore` has made another listener.
             with contextlib.suppress(Closed):
                 stream = yield from self._listener.accept()
-                if len(self.clients) >= MOST_CLIENTS:
+                # A client that has its outcome makes its next request before this node has cleared away.
+                yield from move_on_after(_PLACE_S, self._wait_place())
+                if self._served >= MOST_CLIENTS:
                     _refuse(stream, f"{MOST_CLIENTS} clients already use this node")
                     continue
-                yield from self.clients.spawn(self._serve_one(stream), name="control client")
+                self._served += 1
+                yield from self.clients.spawn(self._serve_counted(stream), name="control client")
+
+    def _wait_place(self) -> Service[None]:
+        while self._served >= MOST_CLIENTS:
+            yield self._left
+
+    def _serve_counted(self, stream: SocketStream) -> Service[None]:
+        try:
+            yield from self._serve_one(stream)
+        finally:
+            self._served -= 1
+            self._left.set()
 
     def close(self) -> None:
         """Accept no more connections, and remove the socket. Running requests continue. Idempotent."""
@@ -290,9 +307,10 @@ class _Exchange:
 
     def tick(self) -> _Step:
         """Send the progress several times a second."""
-        while True:
-            yield Sleep(_TICK_S)
-            yield from self._link.out.send(pack(self._progress))
+        with contextlib.suppress(ChannelClosed):  # the outcome is on its way
+            while True:
+                yield Sleep(_TICK_S)
+                yield from self._link.out.send(pack(self._progress))
 
     def take_reply(self, reply: IncomingReply) -> _Step:
         """Pass on the reply and the outcome."""
