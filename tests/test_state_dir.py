@@ -247,6 +247,7 @@ def becomes(content: bytes) -> Callable[[Path], object]:
         (becomes(b"bXR1bg==\n"), "it is a peer file"),
         (becomes(b'[node]\nkeys = "keys"\n'), "it is a configuration"),
         (becomes(b"\x7fELF"), "its content has another form"),
+        (becomes(b'{"mtun-client-key": 1, "seed": "ab"}'), "it is the key of a client"),
         (becomes(b"{}"), "its field 'mtun-keys' is missing"),
     ],
 )

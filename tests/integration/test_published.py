@@ -164,5 +164,6 @@ def test_a_client_key_is_kept_in_a_private_file(tmp_path: Path) -> None:
 def test_another_file_is_no_client_key(tmp_path: Path, content: str) -> None:
     path = tmp_path / "client.key"
     path.write_text(content)
-    with pytest.raises(KeyFileError, match="is not a client key"):
+    with pytest.raises(KeyFileError, match="is not a client key") as caught:
         ClientKey.load(path)
+    assert "mtun keygen --client" in caught.value.hint

@@ -79,7 +79,10 @@ class ClientKey:
             if len(seed) != CLIENT_KEY_BYTES:
                 raise ValueError(f"a seed of {len(seed)} bytes, expected {CLIENT_KEY_BYTES}")
         except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise KeyFileError(f"{path} is not a client key: {type(error).__name__}: {error}") from error
+            raise KeyFileError(
+                f"{path} is not a client key: {type(error).__name__}: {error}",
+                "name the file that `mtun keygen --client FILE` has made",
+            ) from error
         return cls(seed)
 
 

@@ -213,7 +213,9 @@ def keygen_hint(path: Path) -> str:
     if path.is_dir():
         inside = path / "keys"
         is_meant = inside.is_file()
-        return f"did you mean {inside}?" if is_meant else f"name a file in it: mtun keygen {_quoted(inside)}"
+        return (
+            f"did you mean {inside}?" if is_meant else f"make keys in it with: mtun keygen {_quoted(inside)}"
+        )
     if path.is_symlink() and not path.exists():
         return f"remove the link, which leads nowhere, and make new keys: rm {_quoted(path)} && " + _keygen(
             path
@@ -246,6 +248,8 @@ def _fault(data: bytes, error: Exception) -> str:
             return f"it is {kind}"
     if _BASE64.fullmatch(data):
         return "it is a peer file, which holds the public part of a node"
+    if b"mtun-client-key" in data:
+        return "it is the key of a client, which `mtun keygen --client` writes"
     if not data.startswith(b"{"):
         return "its content has another form"
     if isinstance(error, json.JSONDecodeError):
