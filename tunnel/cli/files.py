@@ -121,7 +121,7 @@ def add_parser(commands: Any) -> None:
 def run_send(options: argparse.Namespace) -> int:
     """Send a file. Returns the exit status."""
     limit = _TimeLimit(options.timeout)
-    write, name = _source(options)
+    write, name = _source(options, limit)
     with contextlib.ExitStack() as stack:
         # Closed after the client, whose threads may still read it.
         spool = None if write is None else stack.enter_context(tempfile.TemporaryFile())
@@ -158,7 +158,7 @@ def run_send(options: argparse.Namespace) -> int:
 _Writer: TypeAlias = "Callable[[BinaryIO, _TimeLimit], None]"
 
 
-def _source(options: argparse.Namespace) -> tuple[_Writer | None, str]:
+def _source(options: argparse.Namespace, limit: _TimeLimit) -> tuple[_Writer | None, str]:
     """Check the content to send, before the network is used.
 
     Returns:
@@ -174,7 +174,7 @@ def _source(options: argparse.Namespace) -> tuple[_Writer | None, str]:
         return _write_standard_input, _checked_name(options.name or "stdin")
     if path.is_dir():
         name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
-        _check_readable(path)
+        _check_readable(path, limit)
         return partial(_write_archive, path), name
     try:
         readable_file(path).close()
@@ -183,12 +183,12 @@ def _source(options: argparse.Namespace) -> tuple[_Writer | None, str]:
     return None, _checked_name(options.name or path.name)
 
 
-def _check_readable(folder: Path) -> None:
+def _check_readable(folder: Path, limit: _TimeLimit) -> None:
     """Refuse a folder with entries that this user cannot read.
 
     An archive without them would look complete at the other node, and its name would be taken there.
     """
-    found = unreadable_entries(folder)
+    found = unreadable_entries(folder, limit.check)
     if found:
         more = f", and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
         count = "1 entry" if len(found) == 1 else f"{len(found)} entries"

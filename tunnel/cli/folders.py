@@ -25,6 +25,7 @@ import stat
 import tarfile
 import tempfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, NoReturn
 
@@ -63,8 +64,12 @@ def pack_folder(folder: Path, archive: BinaryIO) -> list[str]:
     return skipped
 
 
-def unreadable_entries(folder: Path) -> list[str]:
-    """The files and folders that `pack_folder` could not read, for people: "a/b: Permission denied"."""
+def unreadable_entries(folder: Path, tick: Callable[[], None]) -> list[str]:
+    """The files and folders that `pack_folder` could not read, for people: "a/b: Permission denied".
+
+    Args:
+        tick: called for each folder; what it raises ends the search.
+    """
     top = os.path.realpath(folder)
     found: list[str] = []
 
@@ -72,6 +77,7 @@ def unreadable_entries(folder: Path) -> list[str]:
         found.append(f"{os.path.relpath(error.filename, top)}: {error.strerror}")
 
     for here, folders, files in os.walk(top, onerror=add):
+        tick()
         folders.sort()
         for entry in sorted(files):
             path = Path(here, entry)
