@@ -350,7 +350,7 @@ def test_a_client_that_leaves_at_any_byte_leaves_nothing(make_front: Make) -> No
     for length in range(len(whole)):
         front.client(whole[:length]).close()
     front.wait(lambda: not front.server.connections)
-    assert len(front.server.pool) == 0
+    assert front.server.pending == 0
 
 
 # --- nodes that fail ----------------------------------------------------------------------------------------
@@ -410,6 +410,13 @@ def test_a_given_route_is_used(network: LocalNetwork, make_front: Make, targets:
     conn = front.connect(targets(echo).port)
     front.wait(lambda: relay.open_streams)
     conn.close()
+
+
+def test_a_tunnel_is_open_before_the_first_connection(make_front: Make, network: LocalNetwork) -> None:
+    before = network[0].counters.sub_streams
+    front = make_front()
+    front.wait(lambda: len(front.server.pool) == 1)
+    assert network[0].counters.sub_streams == before
 
 
 # --- isolation and logins -----------------------------------------------------------------------------------

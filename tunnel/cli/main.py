@@ -118,7 +118,7 @@ def _run(given: list[str], signals: _Signals) -> int:
     options = make_parser({name}).parse_args(given)
     verbose = options.verbose + options.more_verbose
     options.verbose = verbose
-    _log(verbose, is_for_people=not verbose and options.command not in ("node", "publish"))
+    _log(verbose, is_for_people=not verbose and options.command not in ("node", "publish", "socks"))
     with signals.raised():
         return int(options.run(options))
 

@@ -20,7 +20,7 @@ import contextlib
 import hmac
 import ipaddress
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -116,6 +116,7 @@ class SocksServer:
             tunnels.
         isolation: which connections share a tunnel, see `Isolation`.
         hops, route: of each tunnel, as for `Node.open_tunnel`.
+        on_failure: called in the reactor with each request that gets no connection, and its reply.
     Raises:
         OSError: the address cannot be listened on. TypeError: an argument has the wrong type.
             BadArgument: an unknown isolation, an id of another length, a user or password that is empty or
@@ -135,10 +136,12 @@ class SocksServer:
         isolation: Isolation | str = Isolation.AUTH,
         hops: int | None = None,
         route: Route | None = None,
+        on_failure: Callable[[Request, Failed], None] | None = None,
     ) -> None:
         if not isinstance(getattr(node, "reactor", None), Reactor):
             raise TypeError(f"node: expected a Node, or the result of `connect`, got {node!r}")
         self._users = None if users is None else _checked_users(users)
+        self._on_failure = on_failure
         self._isolation = member(Isolation, isolation, "isolation")
         options = _tunnel_options(checked_id(exit_id, "exit_id"), hops, route)
         self.pool = TunnelPool(node, exit_id, options)  # not API
@@ -159,7 +162,7 @@ class SocksServer:
             raise LocalTunnelError(
                 f"{host} is not a loopback address: without a password, everybody who reaches it could use "
                 "the tunnels",
-                "listen at 127.0.0.1 or a Unix socket, or give users and passwords",
+                "listen at 127.0.0.1 or a Unix socket, or give users and passwords (`users`, --users FILE)",
             )
         return TcpListener(host, port, _BACKLOG)
 
@@ -175,8 +178,12 @@ class SocksServer:
 
     @needs_yield_from
     def serve(self) -> Service[None]:
-        """Serve in the reactor of the node, until cancelled or closed; then end all connections."""
+        """Serve in the reactor of the node, until cancelled or closed; then end all connections.
+
+        A tunnel for the first connection is opened ahead.
+        """
         try:
+            yield from self._scope.spawn(self._open_ahead(), name="first tunnel of a front")
             while True:
                 while self.connections >= MOST_CONNECTIONS:
                     yield self._freed
@@ -194,6 +201,17 @@ class SocksServer:
             self.close()
             yield from self._scope.close()
             yield from self.pool.close()
+
+    def _open_ahead(self) -> Service[None]:
+        key = self._key(None)
+        if key is None:
+            return
+        try:
+            yield from self.pool.prepare(key)
+        except TunnelError as error:
+            reason = _summary(failure_of(error))
+            log.warning("no tunnel to the exit yet, each connection tries again: %s", reason)
+            log.debug("no tunnel to the exit yet: %s", error)
 
     def close(self) -> None:
         """Stop listening; `serve` then ends all connections. Idempotent."""
@@ -249,6 +267,8 @@ class SocksServer:
         except (TunnelError, TimedOut) as error:
             failed = failure_of(error)
             _log_failure(request, failed)
+            if self._on_failure is not None:
+                self._on_failure(request, failed)
             yield from _refuse(sock, handshake.send(failed))
             return None
         try:
@@ -292,15 +312,18 @@ def failure_of(error: Exception) -> Failed:
             return Failed(ErrorCode.INTERNAL, str(error))
 
 
-def _log_failure(request: Request, failed: Failed) -> None:
+def _summary(failed: Failed) -> str:
+    """The reason for the log, without target and hops."""
     row = CODES[failed.code]
     if failed.is_at_target:
-        reason = f"the exit {row.did.format(next='the next node')}"
-    elif failed.code is ErrorCode.INTERNAL:
-        reason = failed.text  # of this process
-    else:
-        reason = row.meaning
-    log.info("%s: no connection: %s (%s)", request.protocol, reason, failed.code.name)
+        return f"the exit {row.did.format(next='the next node')} ({failed.code.name})"
+    if failed.code is ErrorCode.INTERNAL:
+        return failed.text  # of this process
+    return f"{row.meaning} ({failed.code.name})"
+
+
+def _log_failure(request: Request, failed: Failed) -> None:
+    log.info("%s: no connection: %s", request.protocol, _summary(failed))
     log.debug("%s: no connection to %s: %s", request.protocol, request.target, failed.text)
 
 

@@ -148,6 +148,11 @@ class TunnelPool:
                 may_retry = False
 
     @needs_yield_from
+    def prepare(self, isolation: Hashable) -> Service[None]:
+        """Have a tunnel open for the first connection of a key. Raises as `open`, for its tunnel."""
+        yield from self._take(isolation)
+
+    @needs_yield_from
     def close(self) -> Service[None]:
         """Give up all tunnels, and wait until they have ended."""
         yield from self._scope.close()
