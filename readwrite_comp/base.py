@@ -44,8 +44,8 @@ __all__ = [
 #     NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW
 #
 # HEADER and END are phases because the stream may refuse halfway: the first call enters them, the last leaves
-# them. FAIL leads from any phase of a message to FAILED, and only RESET leads out: a reader fails by what it
-# read, a writer when its stream breaks while it takes content. An event that the table does not list is a
+# them. FAIL leads from any phase of a message to FAILED, and only RESET leads out: a reader fails on bytes that
+# it read, a writer when its stream breaks while it takes content. An event that the table does not list is a
 # `PhaseError` and changes nothing.
 
 
@@ -296,7 +296,7 @@ class ExtWrite(_Phased):
         return (self,)
 
     def _stack_joined(self, inner: ExtWrite) -> ExtWrite | None:
-        """Return one cheaper layer that replaces this one and its inner neighbour, or None."""
+        """Return a cheaper layer that replaces this one and its inner neighbour, or None."""
         return None
 
 

@@ -177,7 +177,7 @@ class CompW(_Comp[ByteWriter]):
         raise io.UnsupportedOperation("writelines: a CompW may take a part of each line; use FileW")
 
     def flush(self) -> None:
-        """Write what the layer holds back, if its format allows."""
+        """Write the content that the layer holds back, if its format allows."""
         super().flush()
         # The base class also calls this when it closes; the layer may then be in another user's message.
         is_mine = self._has_header and not self._has_end and not self._is_abandoned
@@ -191,7 +191,7 @@ class CompW(_Comp[ByteWriter]):
         Returns:
             The stream; it may be used or lent until `resume`.
         Raises:
-            BlockingIOError: the stream has not taken all that is owed; not suspended, call again.
+            BlockingIOError: the stream has not taken all owed bytes; not suspended, call again.
             PhaseError: suspended already.
         """
         stream = self._attached()
@@ -363,7 +363,7 @@ class FileW(_File, io.BufferedWriter):
         self._comp: CompW = comp
 
     def flush(self) -> None:
-        """Write what is buffered, and what the layer holds back, if its format allows.
+        """Write the buffer, and the content that the layer holds back, if its format allows.
 
         A limiter then closes a window early. Closing does not do that, but `io.TextIOWrapper` flushes before
         it closes.

@@ -1,4 +1,4 @@
-"""The errors of the package: first whose fault it is, then what happened.
+"""The errors of the package, first by the side at fault, then by the cause.
 
 `LocalLayerError`: this side broke a rule (wrong phase, parameter out of range, object in use); the refused
 call changed nothing. `RemoteLayerError`: the bytes that arrived violate the format; the layer raises the
@@ -85,7 +85,7 @@ class AuthenticationError(RemoteLayerError):
 def renewed(error: E) -> E:
     """Return a copy of a kept error, to be raised again: `raise renewed(self._error)`.
 
-    Each raise of one object adds frames to its traceback and keeps what they hold, and two threads would
+    Each raise of one object adds frames to its traceback and keeps their objects alive, and two threads would
     write into the same traceback. The copy has the class, attributes, cause and first traceback of the
     original; `is_same_error` recognises it. An error that cannot be copied is returned itself, without its
     traceback.

@@ -1,7 +1,7 @@
 """Tools of layers: calls of a stream, state across a refusal, checks of arguments.
 
-A stream may handle fewer bytes than asked, or refuse (`BlockingIOError`) at any byte. What a layer must
-remember across a refusal is one of two things:
+A stream may handle fewer bytes than requested, or refuse (`BlockingIOError`) at any byte. The state that a
+layer must keep across a refusal is one of two things:
 
 * `Take`: a structure of known length of which only a part has arrived;
 * `Owed`: bytes that are ready for the stream and that it has not taken yet.
@@ -239,14 +239,14 @@ class Owed:
                 self.push(w)
 
     def push(self, w: ByteWriter) -> None:
-        """Write what the stream takes now; for callers that have taken content and so must not raise."""
+        """Write as much as the stream accepts now; for callers that took content and so must not raise."""
         try:
             self.settle(w)
         except BlockingIOError:
             return  # the rest is still owed, and the layer's next call begins with it
 
     def clear(self) -> None:
-        """Forget what is owed."""
+        """Drop all owed bytes."""
         self._view = _EMPTY
 
 
@@ -293,6 +293,6 @@ class Take:
         return True
 
     def clear(self) -> None:
-        """Forget the structure."""
+        """Drop the structure."""
         self._view = _EMPTY
         self._filled = 0

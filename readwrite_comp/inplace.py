@@ -71,7 +71,7 @@ def _is_plain(layer: object, base: type) -> bool:
 
 
 class _InPlace(_Phased):
-    """What both directions share: transforms of one block size, and a buffer for a block."""
+    """The common part of both directions: transforms of one block size, and a buffer for a block."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ _PADDING_BYTES = 16 * 1024
 
 
 class Padding(Enum):
-    """What padding is made of. Layers take a member or its name: `padding="zero"`."""
+    """The bytes of padding. Layers take a member or its name: `padding="zero"`."""
 
     ZERO = auto()
     """Zero bytes: cheap, and checked by readers that know it; for use inside a cipher."""
@@ -142,7 +142,7 @@ class _CollectingW(ExtWrite):
     filled.
     """
 
-    # Whether a full window leaves immediately, or waits for what comes next.
+    # Whether a full window leaves immediately, or waits for more content.
     _sends_full = False
 
     def __init__(self, window_bytes: int, padding: Padding | str, head_bytes: int) -> None:
@@ -171,7 +171,7 @@ class _CollectingW(ExtWrite):
         return count
 
     def _close_window(self) -> None:
-        """Owe what is held, so that the next window can be collected."""
+        """Owe the held content, so that the next window can be collected."""
         raise NotImplementedError
 
     def _pad(self) -> None:
@@ -341,7 +341,7 @@ class SizedWindowsR(_WindowsR):
         return True
 
     def _skip(self, r: ByteReader) -> None:
-        # What is left of the open window is padding. An empty message has a window, too.
+        # The rest of the open window is padding. An empty message has a window, too.
         if self._size_written:
             if not self._left and (self._is_first or self._incoming.is_begun):
                 self._open_window(r, may_end=False)
@@ -356,7 +356,7 @@ class PaddedWindowsW(_CollectingW):
     """Writes content in windows of one size that state how much of them is content. Ends: EXACT.
 
     Each window but the last holds at least one byte of content, so the content bounds a reader's work. A full
-    window waits for more content, because the last window is marked. `flush_into` sends what is held as a
+    window waits for more content, because the last window is marked. `flush_into` sends the held content as a
     window.
 
     Args:
@@ -439,7 +439,7 @@ class EndStreamW(_CollectingW):
     _sends_full = True
 
     def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
-        # Before a window stands the mark of the one before it, always "another follows".
+        # A window is preceded by the mark of the previous one, always "another follows".
         super().__init__(window_bytes, padding, _MARK_BYTES)
         self._sent = _MARK_BYTES
 
@@ -502,7 +502,7 @@ class EndStreamR(_WindowsR):
 # bytes in one call of the stream, a hundred times slower than any other layer, unless the stream has `peek`,
 # as `io.BufferedReader` has and a socket with MSG_PEEK can: then it reads up to the terminator or to the end
 # of what `peek` shows. Elsewhere use `PaddedWindows`.
-# The most content that one call takes; doubled escape bytes at most double what is owed.
+# The most content that one call takes; doubled escape bytes at most double the owed bytes.
 _MOST_BYTES = 16 * 1024
 _TERMINATOR_BYTES = 2
 
@@ -557,7 +557,7 @@ class EscapeTermR(ExtRead):
         self._has_ended = False
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        # One call of the stream for each turn, and none after content has come, so no error loses content.
+        # One call of the stream for each turn, and none after content has arrived, so no error loses content.
         while not self._has_ended:
             sure = self._content_ahead(r, len(view))
             done = self._read_content(r, view[:sure]) if sure else self._read_pair(r, view)

@@ -8,7 +8,7 @@ can be changed, dropped, repeated, moved, or made the last.
 The chunk with the `last` bit ends the message (`Ending.EXACT`); it may be empty, any other holds at least one
 byte. A write of at least a chunk is sealed without a copy and sent immediately, which saves a fifth of the
 time; if it was the last, an empty chunk follows. No byte of a chunk is released before its tag is checked, so
-a reader releases a prefix of what was written.
+a reader releases a prefix of the written content.
 
 Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse
 Misuse-Resistance" (2015), STREAM; age, internal/stream.
@@ -36,7 +36,7 @@ __all__ = ["DEFAULT_CHUNK_BYTES", "SALT_BYTES", "SealedR", "SealedW"]
 
 SALT_BYTES = 32
 DEFAULT_CHUNK_BYTES = 16 * 1024
-# A reader allocates a chunk before it can check it: this bounds what a wrong setting can cost.
+# A reader allocates a chunk before it can check it: this bounds the memory that a wrong setting costs.
 MAX_CHUNK_BYTES = 2**24
 
 _HEAD = struct.Struct("!I")
@@ -55,7 +55,7 @@ def _nonce(counter: int, is_last: bool) -> bytes:
 
 
 class SealedW(ExtWrite):
-    """Writes sealed chunks. Ends: EXACT. `flush_into` sends what is held as a chunk.
+    """Writes sealed chunks. Ends: EXACT. `flush_into` sends the held content as a chunk.
 
     Args:
         key: 32 bytes; may serve any number of messages, as each derives its own from a random salt.
@@ -136,7 +136,7 @@ class SealedR(ExtRead):
 
     Args:
         key: as given to the writer.
-        chunk_bytes: a larger chunk is `Malformed`; at least what was given to the writer.
+        chunk_bytes: a larger chunk is `Malformed`; at least the writer's value.
         engine: where AES-GCM comes from, or its name; by default the preferred one.
     """
 
@@ -159,7 +159,7 @@ class SealedR(ExtRead):
     def _clear(self) -> None:
         self._aead: Aead | None = None
         self._counter = 0
-        # The chunk that is being read, after its head has come.
+        # The chunk that is being read, after its head has arrived.
         self._sealed = _EMPTY
         self._is_last = False
         self._opened = _EMPTY

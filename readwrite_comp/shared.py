@@ -76,7 +76,7 @@ class _Lease:
 
 
 class _Handle(_Phased):
-    """What the handles of both directions share."""
+    """The common part of the handles of both directions."""
 
     _ext: ExtRead | ExtWrite
 

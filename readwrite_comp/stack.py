@@ -7,12 +7,12 @@ A stack is a loop, not a recursion, so depth costs no Python stack. Between two 
 buffer that is the stream for the layers on both sides.
 
 Writing pushes outwards: a layer writes into its stage, which never refuses, and the stage is emptied into the
-next layer before anything else is written into it. So a stage holds at most what one call of the layer above
-it produces, and only layer 0 meets a stream that refuses.
+next layer before anything else is written into it. So a stage holds at most the output of one call of the
+layer above it, and only layer 0 meets a stream that refuses.
 
-Reading pulls. A stage is filled with as many bytes as the layer above has just asked for, plus what the layer
-below has *at hand* by then: the rest of a chunk or block that it had to open for them. An empty stage notes
-how many bytes are wanted and refuses; the loop then lets the layer below fill it and repeats the call, which
+Reading pulls. A stage is filled with as many bytes as the layer above has just requested, plus the bytes that
+the layer below has *at hand*: the rest of a chunk or block that it had to open for them. An empty stage notes
+the number of bytes wanted and refuses; the loop then lets the layer below fill it and repeats the call, which
 the contract allows. A refusal at layer 0 is the stream's and goes to the caller.
 
 Neighbours that work in place on equal blocks are joined into one layer (see `inplace`): no copy between them.
@@ -80,7 +80,7 @@ def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
 
 
 class _Stack(_Phased, Generic[L]):
-    """What both directions share.
+    """The common part of both directions.
 
     Attributes:
         layers: after stacks were unpacked and neighbours joined.
@@ -110,7 +110,7 @@ class _Stack(_Phased, Generic[L]):
 
 
 class _WriteStage:
-    """What a layer has written and the layer below has not taken yet."""
+    """Bytes that a layer has written and the layer below has not taken yet."""
 
     __slots__ = ("_parts",)
 
@@ -137,7 +137,7 @@ class _WriteStage:
 
 
 class _ReadStage:
-    """What a layer has read and the layer above has not taken yet, and how many bytes that one wants."""
+    """Bytes that a layer has read and the layer above has not taken yet, and the number that it wants."""
 
     __slots__ = ("_buffer", "_has_ended", "_rest", "_wanted")
 
@@ -163,7 +163,7 @@ class _ReadStage:
         return bytes(self._rest[:size])
 
     def fill_from(self, layer: ExtRead, r: ByteReader) -> None:
-        """Read what is wanted, or a part of it, from `layer`, and what that has at hand."""
+        """Read the wanted bytes, or some of them, from `layer`, and the bytes that it has at hand."""
         count = layer.read_into(r, self._with_room_for(self._wanted)[: self._wanted])
         self._rest = self._buffer[:count]
         self._has_ended = count == 0
@@ -484,7 +484,7 @@ def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes:
     Args:
         ext: between header and end. If it is PADDED or MARKED, padding is read too.
         r: the stream below.
-        content: what this call or earlier ones have read.
+        content: the bytes that this call and earlier ones have read.
         limit_bytes: how long `content` may become.
     Raises:
         BlockingIOError: call again with the same `content`.

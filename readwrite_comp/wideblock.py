@@ -165,7 +165,7 @@ class Lioness:
 class PolynomialHash:
     """The hash H of `Hctr`: GHASH of texts of one length, with h = AES-256(key, zero block).
 
-    The libraries offer it only as GMAC, which hashes the text as *associated data*: the length stands in the
+    The libraries offer it only as GMAC, which hashes the text as *associated data*: the length is in the
     other half of the last block, and a mask is added. Both differences depend on the key and the length
     alone, so they are one constant, found with the library's own GCM and no field arithmetic here.
 

@@ -43,7 +43,7 @@ MOST_BYTES = 1 << 40
 LEAST_SECONDS = 0.001
 MOST_SECONDS = 30 * 24 * 3600.0
 """Shortest and longest time in a setting."""
-# The usual ranges of a setting. A shorter time would keep a processor busy, or end what has only begun.
+# The usual ranges of a setting. A shorter time would keep a processor busy, or end work that has just begun.
 _SECONDS = (LEAST_SECONDS, MOST_SECONDS)
 _COUNT = (1, 100_000_000)
 _BYTES = (0, MOST_BYTES)
@@ -55,7 +55,7 @@ T = TypeVar("T")
 class EnteredOnce:
     """Base of the context managers that serve one `with` block.
 
-    A second block would use what the first has closed; an inner one would close it under the outer one.
+    A second block would use what the first has closed, and an inner one would close it under the outer.
     """
 
     _has_entered = False

@@ -56,7 +56,7 @@ class CodeRow:
     """Texts for one code.
 
     Attributes:
-        did: what the reporting node did, as a clause after its name; `{next}` is the node behind it.
+        did: the action of the reporting node, as a clause after its name; `{next}` is the next node.
         meaning: one line for people.
         location: usual place of the cause; a code proves nothing.
         advice: what to do.

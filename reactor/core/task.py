@@ -8,8 +8,8 @@ tasks that join, or functions to be called. Handles belong to the thread of thei
 the future of `Reactor.submit`, or the handles of the thread spawners (run/spawners.py). Dropping a handle
 does not end its service; scopes do that. A `WeakHandle` keeps neither the outcome nor the service alive.
 
-A task is a handle, the generator, and what the generator will be resumed with. A living task is in exactly
-one of three states:
+A task is a handle, the generator, and the value to resume it with. A living task is in exactly one of three
+states:
 
 * waiting: `wait` is the thing it is parked on, whose `undo(task)` removes it;
 * ready: `wait` is None, the task is in the runner's queue, and `value` or `thrown` is what it gets;

@@ -81,7 +81,7 @@ def _channel_name(wait: Any) -> str:
     return getattr(getattr(wait, "_channel", None), "name", "channel")
 
 
-# What a task is parked on, in words that follow "waits".
+# The wait of a task, in words that follow "waits".
 _WAITS: Final[dict[type, Callable[[Any, Task[Any]], str]]] = {
     WaitReadable: lambda wait, _: f"to read descriptor {wait.descriptor.fileno()}",
     WaitWritable: lambda wait, _: f"to write descriptor {wait.descriptor.fileno()}",

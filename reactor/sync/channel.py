@@ -295,7 +295,7 @@ class ThreadWaiter:
     """A waiting thread without a loop.
 
     Args:
-        item: what a blocked sender wants to send.
+        item: the item of a blocked sender.
     """
 
     __slots__ = ("_claim", "_gate", "_is_answered", "error", "item", "value")

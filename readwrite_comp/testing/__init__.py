@@ -1,7 +1,7 @@
 """The hostile-stream kit: exposes any layer or stack to everything that a stream may do.
 
 `check_ext_pair(make_pair)` is the whole kit; property tests drive the single checks with their own choices.
-A broken promise raises `KitFailure`, an `AssertionError` that describes what was done. The kit needs no test
+A broken promise raises `KitFailure`, an `AssertionError` that describes the steps. The kit needs no test
 framework.
 
 A *script* is how a stream misbehaves: one number for each call, the most bytes that the call handles; 0

@@ -59,7 +59,7 @@ def check_round_trip(
     at the end of each message, and the foreign bytes are untouched.
 
     Returns:
-        What was on the wire, without the foreign bytes.
+        The bytes on the wire, without the foreign ones.
     Raises:
         KitFailure: the promise is broken.
     """
@@ -307,7 +307,7 @@ def _sample(rng: random.Random, count: int, most: int) -> list[int]:
 # counts the memory of Python objects, exact and equal on every machine; work is calls of the stream. Neither
 # uses a clock.
 
-# What a layer may hold more than for a message of an eighth of the length: objects come and go.
+# Additional memory that a layer may hold, compared with a message of an eighth of the length.
 _SLACK_BYTES = 6 * 1024
 _PIECE_BYTES = 256
 # Content that a layer may take while its stream refuses all. The largest windows of this package are smaller.

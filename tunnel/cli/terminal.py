@@ -102,7 +102,7 @@ def complain(text: str) -> None:
 
 
 def lose_stderr(error: OSError) -> None:
-    """After a failed write to stderr: drop it if nobody can read it any more. A full disk may get room."""
+    """After a failed write to stderr: drop stderr if its reader is gone. A full disk may get room."""
     if error.errno in (errno.EPIPE, errno.EIO):
         drop_output(sys.stderr)
 

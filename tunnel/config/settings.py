@@ -284,7 +284,7 @@ _TABLE_OF = {
     "links": "links links_ahead link_policy",
     "padding": "padding padding_gap_s",
 }
-# A configured node has more to do than the smallest one that a test makes.
+# A configured node carries more traffic than the smallest one of a test.
 _KIND_OF: dict[str, SettingKind] = {
     "buffer_bytes": Size(1 << 20, MOST_BYTES),
     "tunnel_bytes": Size(1 << 20, MOST_BYTES),

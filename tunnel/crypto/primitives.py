@@ -205,7 +205,7 @@ class TunnelEngine(ABC):
 
         Args:
             public: the receiver's X25519 key, 32 bytes.
-            info: what both sides must agree on; it is not sent.
+            info: bytes on which both sides must agree; not sent.
             plaintext: any length.
         Returns:
             enc 32 ‖ ciphertext ‖ tag 16, different on each call.

@@ -209,7 +209,7 @@ class NodeKeys:
 
 
 def keygen_hint(path: Path) -> str:
-    """The commands that make a key file at a place, for people. What is there now is moved away, or kept."""
+    """The commands that make a key file at a place, for people. A file that is there is moved or kept."""
     if path.is_dir():
         inside = path / "keys"
         is_meant = inside.is_file()
@@ -240,7 +240,7 @@ def _quoted(path: Path) -> str:
 
 
 def _fault(data: bytes, error: Exception) -> str:
-    """What a file is that is not a key file. Never shows its content, which may be secret."""
+    """Describe a file that is not a key file. Never shows its content, which may be secret."""
     if not data.strip():
         return "it is empty"
     for beginning, kind in _OTHER_FILES.items():

@@ -362,7 +362,7 @@ class Responder:
         elif puzzle != bytes(ANSWER_BYTES):
             raise HandshakeError("puzzle answer without a puzzle")
         elif self._load:
-            # Before any computation with keys, which is what the puzzle protects.
+            # Before any computation with keys, which the puzzle protects.
             self._first = rest
             self._step = _next(_RESPONDER, self._step, "RETRY written")
             return _RETRY.pack(_RETRY_MAGIC, self._challenge, self._load, b"")

@@ -50,7 +50,9 @@ from tunnel.link.stream_table import MuxLimits, StreamTable
 
 __all__ = ["Liveness", "Multiplexer", "MuxLimits", "MuxStream", "Pinger"]
 
-_UNKNOWN_WINDOW_BYTES: Final = 1 << 20  # what a peer may have sent on a stream whose profile is unknown here
+_UNKNOWN_WINDOW_BYTES: Final = (
+    1 << 20
+)  # a peer may have sent this much on a stream whose profile is unknown here
 
 
 class Multiplexer(Generic[N]):

@@ -153,7 +153,7 @@ class SymmetricState:
         self.handshake_hash = sha256(self.handshake_hash, data)
 
     def encrypt_and_hash(self, plaintext: bytes) -> bytes:
-        """EncryptAndHash: seal, bound to all that came before."""
+        """EncryptAndHash: seal, bound to all earlier messages."""
         sealed = self.cipher.encrypt(self.handshake_hash, plaintext)
         self.mix_hash(sealed)
         return sealed

@@ -42,7 +42,7 @@ __all__ = [
     "record_bytes_of",
 ]
 
-# Link records: all that an observer of a connection sees. Sizes are multiples of 1,024 bytes; contents look
+# Link records: an observer of a connection sees only these. Sizes are multiples of 1,024 bytes; contents look
 # random.
 #
 #     units 2 ‖ zero 2 ‖ ciphertext units·1,024 − 20 ‖ tag 16

@@ -2,7 +2,7 @@
 
 `OnionCodec` opens headers, with every check in its order, makes the layers and readers for a frame, and
 builds frames: queries in every mode, replies, answers to an origin (mode `known-dest`), and cover traffic.
-What a mode needs is read from its row in `tunnel.modes`.
+The properties of a mode are read from its row in `tunnel.modes`.
 
 Source: docs/protocol.md, "Order of checks", "Reply modes" and "Building a query".
 """

@@ -549,7 +549,7 @@ def _make_folder_of(publish: Path) -> None:
 
 @contextmanager
 def _as_state_error() -> Iterator[None]:
-    """Report what the disk refuses (read-only, full, not this user's) as an error of the state."""
+    """Report refusals of the disk (read-only, full, not this user's) as errors of the state."""
     try:
         yield
     except OSError as error:

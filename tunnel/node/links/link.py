@@ -52,7 +52,7 @@ log = logging.getLogger("tunnel.node")
 _PATIENCE: Final = 3
 
 Serve = Callable[[Stream], Service[None]]
-"""What a node does with a stream that a neighbour opened."""
+"""The service of a stream that a neighbour opened."""
 
 
 class Link:
@@ -149,7 +149,7 @@ class Link:
                 self.used_s = node.now_s()
                 node.counters.streams_accepted += 1
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
-            # One receive takes all that has arrived: let the streams have it before the next.
+            # One receive takes all available bytes: let the streams process them before the next.
             yield socket.readable if socket.drained else YIELD
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")

@@ -221,7 +221,7 @@ def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report
 def _blamed_without_status(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:
     """The first hop if it was unreachable, its link broke or it reset the stream.
 
-    Nobody for a time-out, which any hop may have caused, or for this node's own lack of room.
+    None for a time-out, which any hop may have caused, and for this node's own lack of room.
     """
     is_its = isinstance(error, NextRefused) if stream is None else is_same_error(error, stream.error)
     return (first,) if is_its else ()

@@ -121,7 +121,7 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
 
     Args:
         incoming: from the neighbour, its header read; the caller ends it.
-        opened: what the header contains for this node.
+        opened: this node's part of the header.
 
     Raises:
         PeerError (UNKNOWN_NEXT): the next node is neither linked nor in the directory.
