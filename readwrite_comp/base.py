@@ -44,9 +44,9 @@ __all__ = [
 #     NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW
 #
 # HEADER and END are phases because the stream may refuse halfway: the first call enters them, the last leaves
-# them. FAIL leads from any phase of a message to FAILED, and only RESET leads out: a reader fails on bytes that
-# it read, a writer when its stream breaks while it takes content. An event that the table does not list is a
-# `PhaseError` and changes nothing.
+# them. FAIL leads from any phase of a message to FAILED, and only RESET leads out: a reader fails on bytes
+# that it read, a writer when its stream breaks while it takes content. An event that the table does not list
+# is a `PhaseError` and changes nothing.
 
 
 class Phase(Enum):
