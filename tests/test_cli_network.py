@@ -28,7 +28,7 @@ from tunnel.identity.client_key import ClientKey
 from tunnel.identity.keys import NodeKeys
 
 COMMANDS = [
-    "demo", "network", "up", "keygen", "node", "publish", "socks", "ping", "send", "get", "peers", "route",
+    "demo", "network", "up", "keygen", "node", "publish", "socks", "pipe", "ping", "send", "get", "peers", "route",
     "bench",
 ]  # fmt: skip
 

@@ -42,6 +42,7 @@ from tunnel.errors import (
     FilesError,
     ProfileError,
     QueryFailed,
+    SubStreamReset,
     TooManyFiles,
     TunnelError,
 )
@@ -152,6 +153,7 @@ def _concerns_user(record: logging.LogRecord) -> bool:
     Failures of links are left out, because the result shows them.
     """
     return record.levelno >= logging.ERROR or record.name in (
+        "tunnel.front",
         "tunnel.cli",
         "tunnel.running",
         "tunnel.directory",
@@ -269,7 +271,7 @@ def _code(error: TunnelError) -> str | None:
 def _hint(error: TunnelError) -> str:
     if hint := getattr(error, "hint", ""):
         return str(hint)
-    if isinstance(error, QueryFailed) and error.code is not None:
+    if isinstance(error, QueryFailed | SubStreamReset) and error.code is not None:
         from tunnel.codes import CODES
 
         return CODES[error.code].advice

@@ -47,6 +47,7 @@ COMMANDS = {
     "node": ("nodes", "run one node until it is stopped"),
     "publish": ("nodes", "run one node that offers a TCP server to others"),
     "socks": ("front", "a SOCKS and HTTP CONNECT port, with tunnels to an exit behind it"),
+    "pipe": ("pipe", "join standard input and output to a service of a node"),
     "ping": ("probe", "query a node through proxies and show the round trip"),
     "send": ("files", "send a file to a node"),
     "get": ("files", "fetch a file from a node, or list its files"),

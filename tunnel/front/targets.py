@@ -14,10 +14,11 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from tunnel.errors import BadArgument
+from tunnel.errors import BadArgument, LocalTunnelError
 from tunnel.established import Target, TargetKind
+from tunnel.services.names import checked_name
 
-__all__ = ["MAX_PORT", "make_target", "parse_target"]
+__all__ = ["MAX_PORT", "make_target", "parse_destination", "parse_target"]
 
 MAX_PORT = 65_535
 _MAX_NAME = 253  # without the dot of the root
@@ -43,6 +44,30 @@ def parse_target(text: str) -> Target:
     if ":" in host:
         raise BadArgument("write an IPv6 address in brackets: [ADDRESS]:PORT")
     return make_target(host, int(port))
+
+
+def parse_destination(text: str) -> tuple[str, Target]:
+    """The node and the target of `NODE:SERVICE` or `NODE/HOST:PORT`.
+
+    Returns:
+        The node as it was written, and a target of kind SERVICE, or one for that node as exit.
+    Raises:
+        BadArgument: anything else; the text gives the reason.
+    """
+    node, slash, place = text.partition("/")
+    if slash:
+        target = parse_target(place)
+    else:
+        node, colon, service = text.rpartition(":")
+        if not colon:
+            raise BadArgument("no service: expected NODE:SERVICE, or NODE/HOST:PORT through an exit")
+        try:
+            target = Target(TargetKind.SERVICE, checked_name(service))
+        except LocalTunnelError as error:
+            raise BadArgument(str(error)) from error
+    if not node:
+        raise BadArgument("no node: expected NODE:SERVICE, or NODE/HOST:PORT through an exit")
+    return node, target
 
 
 def make_target(host: str, port: int) -> Target:

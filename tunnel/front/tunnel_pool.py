@@ -19,6 +19,7 @@ from reactor import Scope, Select, Service, Signal, Sleep, TimedOut, needs_yield
 from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, NodeStopped, QueryFailed, TableFull, TunnelError
 from tunnel.established import Target
+from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
@@ -118,7 +119,14 @@ class TunnelPool:
         return sum(map(len, self._places.values()))
 
     @needs_yield_from
-    def open(self, target: Target, isolation: Hashable | None, early: bytes = b"") -> Service[TunnelStream]:
+    def open(
+        self,
+        target: Target,
+        isolation: Hashable | None,
+        early: bytes = b"",
+        *,
+        client_key: ClientKey | None = None,
+    ) -> Service[TunnelStream]:
         """Open a sub-stream, and wait for the answer of the target.
 
         A tunnel that breaks before the answer is replaced once, over another route, unless `early` was sent:
@@ -127,6 +135,7 @@ class TunnelPool:
         Args:
             isolation: connections with equal keys share tunnels; None: a tunnel for this connection alone.
             early: bytes for the target that travel right behind OPEN.
+            client_key: for a published service that lists its clients.
         Raises:
             SubStreamReset: the exit refused, or could not connect; `code` is the reason.
             QueryFailed: no tunnel could be opened, or it broke. TableFull: all tunnels are in use.
@@ -138,7 +147,7 @@ class TunnelPool:
             has_sent = False
             try:
                 tunnel = yield from self._take_alone() if isolation is None else self._take(isolation)
-                stream = yield from tunnel.start(target)
+                stream = yield from tunnel.start(target, client_key=client_key)
                 has_sent = bool(early)
                 return (yield from _opened(stream, early))
             except QueryFailed as error:

@@ -1,0 +1,136 @@
+"""`mtun pipe`: standard input and output joined to a service, for `ssh -o ProxyCommand` and scripts.
+
+Input is read in a thread, since a file, a terminal and a pipe all block. The end of the input ends this half
+only; the answer can still come. The end of the answer closes the output, and then the command ends with its
+input: at once if that is a terminal, where a person would wait for nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tunnel.cli.client import Client, add_client_options
+from tunnel.cli.options import command, filled, filled_path
+from tunnel.cli.terminal import STDOUT_NAME
+from tunnel.client.clients import Client as ThreadClient
+from tunnel.client.clients import ThreadStream
+from tunnel.errors import BadArgument, ConfigError, TunnelError
+from tunnel.front.targets import parse_destination
+from tunnel.identity.client_key import ClientKey
+
+__all__ = ["add_destination_options", "add_parser", "client_key", "destination"]
+
+_PIPE = """\
+Join standard input and output to a service that a node publishes, or to HOST:PORT behind an exit.
+"""
+_PIPE_EXAMPLE = """\
+example:
+  mtun pipe node-7:ssh --network mynet
+  ssh -o ProxyCommand='mtun pipe node-7:ssh --network mynet' user@node-7
+  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | mtun pipe node-7/127.0.0.1:8080 --network mynet
+"""
+_READ_BYTES = 65_536
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "pipe", _PIPE, _PIPE_EXAMPLE, run_pipe)
+    parser.add_argument(
+        "to",
+        type=filled,
+        metavar="TO",
+        help="NODE:SERVICE for a published service, NODE/HOST:PORT for a target behind an exit",
+    )
+    add_destination_options(parser)
+
+
+def add_destination_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the network, the number of proxies and the client key."""
+    parser.add_argument(
+        "--key",
+        type=filled_path,
+        metavar="FILE",
+        help="a client key from `mtun keygen --client`, for a service that lists its clients",
+    )
+    add_client_options(parser, timeout_s=20.0)
+
+
+def client_key(path: Path | None) -> ClientKey | None:
+    """The key that --key names. Raises KeyFileError: it is none."""
+    return None if path is None else ClientKey.load(path)
+
+
+def destination(text: str) -> tuple[str, Any]:
+    """The node and the target that an argument names. Raises ConfigError: it names none."""
+    try:
+        return parse_destination(text)
+    except BadArgument as error:
+        raise ConfigError(f"{text}: {error}", "for example node-7:ssh, or node-7/intranet:80") from error
+
+
+def run_pipe(options: argparse.Namespace) -> int:
+    """Copy until both directions have ended. Returns the exit status."""
+    node, target = destination(options.to)
+    key = client_key(options.key)
+    # `ssh` sends it to its ProxyCommand when it is done: no error, and nothing is left to do.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with Client(options) as client:
+        asking = ThreadClient(client.node)
+        exit_id = client.names.resolve(node)
+        with asking.tunnel(exit_id, hops=client.hops(), timeout_s=options.timeout) as tunnel:
+            with tunnel.open(target, client_key=key, timeout_s=options.timeout) as stream:
+                sending = _Sending(stream)
+                _copy_out(stream)
+                if not sys.stdin.isatty():
+                    sending.join()
+            if sending.error is not None:
+                raise sending.error
+    return 0
+
+
+class _Sending:
+    """Standard input on its way into the stream, in a thread."""
+
+    def __init__(self, stream: ThreadStream) -> None:
+        self.error: Exception | None = None
+        self._stream = stream
+        self._thread = threading.Thread(target=self._run, name="standard input", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the input has ended, or the other end takes no more."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while data := os.read(sys.stdin.fileno(), _READ_BYTES):
+                self._stream.write(data)
+            self._stream.close()
+        except TunnelError:
+            pass  # the reading half raises the reason, unless the other end only reads no more
+        except Exception as error:  # noqa: BLE001 - raised by the command
+            self.error = error
+            self._stream.give_up()
+
+
+def _copy_out(stream: ThreadStream) -> None:
+    """Write what arrives to standard output, and close that at the end."""
+    out = sys.stdout.fileno()
+    while data := stream.read():
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(out, view) :]
+            except OSError as error:
+                error.filename = STDOUT_NAME
+                raise
+    # The reader sees the end now, although this process still runs. The descriptor stays in use.
+    with contextlib.closing(open(os.devnull, "wb")) as nowhere:
+        os.dup2(nowhere.fileno(), out)

@@ -1,0 +1,109 @@
+"""`Forward`: a local port whose connections come out at a target behind a tunnel.
+
+    forward = Forward(pool, Target(TargetKind.SERVICE, b"postgres"), port=5432)
+    yield from forward.serve()
+
+A connection that cannot be passed on is reset: the program sees a failure, and no empty answer. Nothing is
+ever connected directly.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from typing import Final
+
+from reactor import Scope, Service, Signal, SocketStream, TcpListener
+from tunnel.arguments import checked_count
+from tunnel.errors import BadArgument, TunnelError
+from tunnel.established import Target
+from tunnel.front.tunnel_pool import TunnelPool
+from tunnel.identity.client_key import ClientKey
+from tunnel.services.splice import Splice
+
+__all__ = ["Forward"]
+
+log = logging.getLogger("tunnel.front")
+
+_MOST_CONNECTIONS: Final = 1_024
+_MOST_PORT: Final = 65_535
+
+
+class Forward:
+    """Listens on a port of this machine. The constructor binds it.
+
+    Args:
+        pool: the tunnels to the node of the target; closed by the caller.
+        host: an IP address. One that other machines reach needs `is_public`: they use the tunnels then.
+        port: 0: any free one.
+        client_key: for a published service that lists its clients.
+        idle_s: end a connection when no byte has moved for this time; None: never.
+        most: connections at the same time; more wait in the backlog of the system.
+    Attributes:
+        address: the IP address and port. connections: open now, or being opened.
+    Raises:
+        BadArgument: a public address without `is_public`, or a number out of range. ValueError: `host` is no
+            IP address. OSError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        pool: TunnelPool,
+        target: Target,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        is_public: bool = False,
+        client_key: ClientKey | None = None,
+        idle_s: float | None = None,
+        most: int = _MOST_CONNECTIONS,
+    ) -> None:
+        checked_count(port, "port", most=_MOST_PORT)
+        if not is_public and not ipaddress.ip_address(host).is_loopback:
+            raise BadArgument(f"other machines could use the tunnels through {host}: listen on 127.0.0.1")
+        self._pool = pool
+        self._target = target
+        self._client_key = client_key
+        self._idle_s = idle_s
+        self._most = checked_count(most, "most", least=1)
+        self._listener = TcpListener(host, port)
+        self.address: tuple[str, int] = self._listener.address[:2]
+        self._scope = Scope(f"forward from port {self.address[1]}", fail_together=False)
+        self._has_room = Signal()
+
+    @property
+    def connections(self) -> int:
+        return len(self._scope)
+
+    def serve(self) -> Service[None]:
+        """Pass connections on until this is cancelled. Then those that are open are reset."""
+        try:
+            with self._listener:
+                while True:
+                    while len(self._scope) >= self._most:
+                        yield self._has_room
+                    sock = yield from self._listener.accept()
+                    yield from self._start(sock)
+        finally:
+            yield from self._scope.close()
+
+    def close(self) -> None:
+        """Stop listening, if `serve` never ran. Idempotent."""
+        self._listener.close()
+
+    def _start(self, sock: SocketStream) -> Service[None]:
+        try:
+            yield from self._scope.spawn(self._pass_on(sock), name="forwarded connection")
+        except BaseException:
+            sock.abort()
+            raise
+
+    def _pass_on(self, sock: SocketStream) -> Service[None]:
+        try:
+            stream = yield from self._pool.open(self._target, self, client_key=self._client_key)
+            yield from stream.use(Splice(sock, stream.core, idle_s=self._idle_s).run())
+        except TunnelError as error:
+            log.warning("a connection to port %d failed: %s", self.address[1], error)
+        finally:
+            sock.abort()  # no effect after an end in order
+            self._has_room.set()
