@@ -28,8 +28,8 @@ from tunnel.identity.client_key import ClientKey
 from tunnel.identity.keys import NodeKeys
 
 COMMANDS = [
-    "demo", "network", "up", "keygen", "node", "publish", "socks", "pipe", "ping", "send", "get", "peers", "route",
-    "bench",
+    "demo", "network", "up", "keygen", "node", "publish", "socks", "pipe", "forward", "ping", "send", "get",
+    "peers", "route", "bench",
 ]  # fmt: skip
 
 

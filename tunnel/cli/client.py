@@ -14,14 +14,17 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self, TypeVar
 
+from reactor import Select, Service, ServiceCancelled, Signal, Spawn
 from tunnel.arguments import did_you_mean
 from tunnel.cli.network import no_network
 from tunnel.cli.options import count, filled, filled_path, seconds
@@ -52,6 +55,7 @@ __all__ = [
 T = TypeVar("T")
 
 _MOST_HOPS = 126
+_STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -276,6 +280,29 @@ class Client:
                 text, error.code, error.report, error.blamed, error.attempts, self.hint(error)
             ) from error
 
+    def run(self, service: Service[None], ready: Callable[[], None]) -> None:
+        """Run a service of the node until it fails, or a signal stops the command in order.
+
+        Args:
+            ready: called when signals are handled, and before the service starts.
+        Raises:
+            any: the error of the service.
+        """
+        reactor, stop = self.node.reactor, Signal()
+        # Two signals may arrive at once: unlike an Event, this queue may be used while it is being used.
+        wake = SimpleQueue[None]()
+        handlers = {number: signal.signal(number, lambda *_: wake.put(None)) for number in _STOPPING}
+        try:
+            ready()
+            future = reactor.submit(_until(stop, service), name="command")
+            future.add_done_callback(lambda _: wake.put(None))
+            wake.get()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        reactor.post(stop.set)
+        future.result()
+
     def hint(self, error: QueryFailed) -> str:
         """Advice for a failure found on this side, if it is better than the advice of the code."""
         if error.hint:
@@ -302,6 +329,18 @@ class Client:
         """A random route with this number of proxies. Raises BadRoute."""
         hops = self.hops()
         return self.node.choose_route(destination, hops, Profile.for_proxies(hops))
+
+
+def _until(stop: Signal, service: Service[None]) -> Service[None]:
+    """Run a service until it ends, or `stop` is set: then it is cancelled, and cleans up."""
+    handle = yield Spawn(service, "command")
+    try:
+        yield Select(handle, stop)
+        if not handle.is_finished:
+            handle.cancel("stopped by a signal")
+        yield from handle.join()
+    except ServiceCancelled:
+        pass
 
 
 def proxies_text(hops: int) -> str:

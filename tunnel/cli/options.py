@@ -48,6 +48,7 @@ COMMANDS = {
     "publish": ("nodes", "run one node that offers a TCP server to others"),
     "socks": ("front", "a SOCKS and HTTP CONNECT port, with tunnels to an exit behind it"),
     "pipe": ("pipe", "join standard input and output to a service of a node"),
+    "forward": ("forward", "pass local ports on to services behind a tunnel"),
     "ping": ("probe", "query a node through proxies and show the round trip"),
     "send": ("files", "send a file to a node"),
     "get": ("files", "fetch a file from a node, or list its files"),
