@@ -28,6 +28,7 @@ from reactor import Select, Service, ServiceCancelled, Signal, Spawn
 from tunnel.arguments import did_you_mean
 from tunnel.cli.network import no_network
 from tunnel.cli.options import count, filled, filled_path, seconds
+from tunnel.cli.terminal import going_on
 from tunnel.client.clients import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.codes import short
@@ -293,7 +294,8 @@ class Client:
         wake = SimpleQueue[None]()
         handlers = {number: signal.signal(number, lambda *_: wake.put(None)) for number in _STOPPING}
         try:
-            ready()
+            with going_on():
+                ready()
             future = reactor.submit(_until(stop, service), name="command")
             future.add_done_callback(lambda _: wake.put(None))
             wake.get()

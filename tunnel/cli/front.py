@@ -1,6 +1,6 @@
 """`mtun socks`: TCP programs through tunnels.
 
-The port belongs to the main thread's command, the tunnels to a client node in a thread of its own.
+The port and the tunnels are of a client node, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,9 @@ import argparse
 import contextlib
 import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from reactor import Closed, Reactor, Service, Signal, run_main
 from tunnel.arguments import plain_name
 from tunnel.cli.client import Client, add_source
 from tunnel.cli.options import command, count, filled, filled_path
@@ -134,7 +131,7 @@ def run_socks(options: argparse.Namespace) -> int:
                 f"cannot listen: {os_error_text(error, error.filename)}", "choose another place with --listen"
             ) from error
         with contextlib.closing(server):
-            _run(client.node.reactor, server, lambda: _say_ready(server, client, exit_id, options))
+            client.run(server.serve(), lambda: _say_ready(server, client, exit_id, options))
     return 0
 
 
@@ -146,27 +143,6 @@ def _route(via: str | None, client: Client, exit_id: bytes) -> Route | None:
     route = Route(tuple(map(client.names.resolve, via.split(","))), exit_id)
     client.node.call(exit_id, route=route)
     return route
-
-
-def _run(reactor: Reactor, server: SocksServer, ready: Callable[[], None]) -> None:
-    """Serve in the node's reactor until a signal arrives in this thread."""
-    with Reactor() as own:
-        ended = Signal()
-        serving = reactor.submit(server.serve(), name="SOCKS port")
-
-        def wake(_: Future[None]) -> None:
-            with contextlib.suppress(Closed):
-                own.post(ended.set)
-
-        def wait() -> Service[None]:
-            with going_on():
-                ready()
-            yield ended
-
-        serving.add_done_callback(wake)
-        run_main(own, wait(), name="mtun socks")
-        reactor.post(server.close)
-        serving.result()
 
 
 def _say_ready(server: SocksServer, client: Client, exit_id: bytes, options: argparse.Namespace) -> None:

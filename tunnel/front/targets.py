@@ -16,7 +16,6 @@ import re
 
 from tunnel.errors import BadArgument, LocalTunnelError
 from tunnel.established import Target, TargetKind
-from tunnel.services.names import checked_name
 
 __all__ = ["MAX_PORT", "make_target", "parse_destination", "parse_target"]
 
@@ -62,9 +61,9 @@ def parse_destination(text: str) -> tuple[str, Target]:
         if not colon:
             raise BadArgument("no service: expected NODE:SERVICE, or NODE/HOST:PORT through an exit")
         try:
-            target = Target(TargetKind.SERVICE, checked_name(service))
-        except LocalTunnelError as error:
-            raise BadArgument(str(error)) from error
+            target = Target(TargetKind.SERVICE, service.encode("ascii"))
+        except (LocalTunnelError, UnicodeEncodeError) as error:
+            raise BadArgument(f"{service!r} is not the name of a service") from error
     if not node:
         raise BadArgument("no node: expected NODE:SERVICE, or NODE/HOST:PORT through an exit")
     return node, target
