@@ -2,10 +2,10 @@
 
 Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits`,
 `FilesSettings` and `ExitSettings` declare themselves with `tunnel.arguments.setting`: default, unit, range
-and help text stand there. This file adds only their table (`_TABLE_OF`) and stricter ranges (`_KIND_OF`).
-Few settings are better: a
-value that users have no reason to change is a constant, or a plain field of its class. Afterwards run
-`python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test compares the two.
+and help text are there. This file adds only their table (`_TABLE_OF`) and stricter ranges (`_KIND_OF`). Few
+settings are better: a value that users have no reason to change is a constant, or a plain field of its class.
+Afterwards run `python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test
+compares the two.
 """
 
 from __future__ import annotations
