@@ -85,24 +85,21 @@ def remind(text: str) -> Reminder:
 def needs_yield_from(function: Callable[P, Generator[Any, Any, R]]) -> Callable[P, Generator[Any, Any, R]]:
     """Decorate a public generator function: a call that never runs warns, with the line of the call."""
     check_type(function, FunctionType, "needs_yield_from", "a generator function")
-    text, name, qualified_name = _text_for(function), function.__name__, function.__qualname__
+    text = _text_for(function)
+
+    def run(service: Generator[Any, Any, R], reminder: Reminder) -> Generator[Any, Any, R]:
+        settle(reminder)
+        del reminder
+        return (yield from service)
+
+    # Services are named after their generator, which takes its name from this function.
+    run.__name__, run.__qualname__ = function.__name__, function.__qualname__
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, R]:
-        service: Any = _run(function(*args, **kwargs), remind(text))
-        # Services are named after their generator.
-        service.__name__ = name
-        service.__qualname__ = qualified_name
-        running: Generator[Any, Any, R] = service
-        return running
+        return run(function(*args, **kwargs), remind(text))
 
     return call
-
-
-def _run(service: Generator[Any, Any, R], reminder: Reminder) -> Generator[Any, Any, R]:
-    settle(reminder)
-    del reminder
-    return (yield from service)
 
 
 def reminded(

@@ -43,6 +43,8 @@ T = TypeVar("T")
 _CALLS_PER_PASS: Final = 16
 MOST_READ_BYTES: Final = 1 << 30
 """Most bytes of one `read`: the buffer for them is allocated first."""
+# Types whose length counts bytes. A view may have another format, so it goes through `byte_view`.
+_BYTES: Final = (bytes, bytearray)
 _FIELD_NAME: Final = re.compile(":[^:]*:")  # in the format of a buffer of structures
 
 
@@ -296,7 +298,7 @@ class WriteYield(_Side):
         """
         settle(reminder)
         del reminder
-        if type(data) is not bytes:
+        if type(data) not in _BYTES:
             data = byte_view(data)
         count: int = yield from self.call(lambda stream: stream.write(data))
         return count
@@ -311,7 +313,7 @@ class WriteYield(_Side):
         """
         settle(reminder)
         del reminder
-        if type(data) is not bytes:
+        if type(data) not in _BYTES:
             data = byte_view(data)
         stream, rest = self.stream, data
         self._streak += 1

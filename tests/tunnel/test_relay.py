@@ -57,7 +57,7 @@ class Stream:
     def readinto(self, buffer: memoryview) -> int:
         return self._reader.readinto(buffer)
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         return self._writer.write(data)
 
 

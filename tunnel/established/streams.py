@@ -7,7 +7,7 @@
 
 The user's objects are streams in the sense of `readwrite_comp`: `readinto` and `write` may handle fewer bytes
 than asked, and raise BlockingIOError when nothing can be done now. A caller then waits for the notifier that
-the method names.
+the method names. Their buffers are `bytes`, a `bytearray` or a view of bytes; the node converts all others.
 
 Memory is bounded: an outgoing half holds the data of one chunk, an incoming half one window. An end of
 message counts as 16 bytes more than its data, because its position is stored.
@@ -26,7 +26,6 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from readwrite_comp.errors import renewed
-from readwrite_comp.helpers import byte_view, writable_view
 from tunnel.arguments import member
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage, PeerError
 from tunnel.established.layouts import StreamEvent, StreamState, Target, next_stream_state
@@ -83,12 +82,11 @@ class Outgoing(Generic[N]):
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take as much as there is room for. Raises BlockingIOError: no room; wait for `writable`."""
-        view = byte_view(data)
         room = self.capacity - len(self._buffer)
-        if self._end_wanted or (view and not room):
+        if self._end_wanted or (data and not room):
             raise BlockingIOError("the stream's outgoing chunk is full")
-        taken = min(len(view), room)
-        self._buffer += view[:taken]
+        taken = min(len(data), room)
+        self._buffer += data[:taken]
         if taken:
             self._in_message = True
             self._pushed |= self._eager
@@ -231,6 +229,12 @@ class Incoming(Generic[N]):
         self._buffer.clear()
         self.readable.set()
 
+    def read(self, limit_bytes: int) -> bytes:
+        """Read up to `limit_bytes` of the available bytes, as `readinto`; b"" at the end."""
+        buffer = bytearray(min(limit_bytes, len(self._buffer)) or 1)
+        count = self.readinto(buffer)
+        return bytes(memoryview(buffer)[:count])
+
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """Read the available bytes; 0 at the end, or for an empty buffer.
 
@@ -243,9 +247,8 @@ class Incoming(Generic[N]):
             raise renewed(self._error)
         if self.is_ignored:
             raise LocalTunnelError("this end has finished the sub-stream and no longer reads it")
-        view = writable_view(buffer)
-        count = self._move(view, len(self._buffer))
-        if view and not count and not self._is_over:
+        count = self._move(buffer, len(self._buffer))
+        if buffer and not count and not self._is_over:
             raise BlockingIOError("nothing to read on the stream yet")
         return count
 
@@ -261,11 +264,11 @@ class Incoming(Generic[N]):
             raise MalformedMessage(f"{cost} bytes on a stream with {self._left} bytes of credit left")
         self._left -= cost
 
-    def _move(self, view: memoryview, here: int) -> int:
-        """Move up to `here` bytes into `view`."""
-        count = min(len(view), here)
+    def _move(self, buffer: bytearray | memoryview, here: int) -> int:
+        """Move up to `here` bytes into `buffer`."""
+        count = min(len(buffer), here)
         if count:
-            view[:count] = memoryview(self._buffer)[:count]
+            buffer[:count] = memoryview(self._buffer)[:count]
             del self._buffer[:count]
             self._consumed(count)
         return count
@@ -279,7 +282,7 @@ class Incoming(Generic[N]):
 class IncomingMessages(Incoming[N]):
     """The incoming half of stream 0: messages, one after the other.
 
-    `next_message` begins a message, and `readinto` reads it and returns 0 at its end.
+    `next_message` begins a message; `readinto` reads it and returns 0 at its end, `read` b"".
     """
 
     def __init__(self, window: int, *, readable: N, changed: Callable[[], None]) -> None:
@@ -343,11 +346,10 @@ class IncomingMessages(Incoming[N]):
             raise renewed(self._error)
         if not self._is_reading:
             raise LocalTunnelError("no message has been begun: call next_message first")
-        view = writable_view(buffer)
         here = self._ends[0] - self._first if self._ends else len(self._buffer)
-        count = self._move(view, here)
+        count = self._move(buffer, here)
         self._first += count
-        if view and not count and not self._is_at_end:
+        if buffer and not count and not self._is_at_end:
             raise BlockingIOError("nothing of the message to read yet")
         return count
 
@@ -532,16 +534,13 @@ class SubStream(Generic[N]):
             BlockingIOError: nothing yet; wait for `readable`. PeerError: given up, or the tunnel ended.
             LocalTunnelError: not confirmed yet, or after `finish`.
         """
-        if self.failure is not None:
-            raise renewed(self.failure)
-        self._check_confirmed()
+        self._check_readable()
         return self.halves.incoming.readinto(buffer)
 
     def read(self, limit_bytes: int) -> bytes:
         """Read the available bytes, up to a limit, as new bytes; b"" at the end. Raises as `readinto`."""
-        buffer = bytearray(min(limit_bytes, self.halves.incoming.held_bytes) or 1)
-        count = self.readinto(buffer)
-        return bytes(memoryview(buffer)[:count])
+        self._check_readable()
+        return self.halves.incoming.read(limit_bytes)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take bytes to send, at most a chunk of them; they are due immediately.
@@ -594,6 +593,11 @@ class SubStream(Generic[N]):
         code = member(ErrorCode, code, "code")
         if self.failure is None:
             self._on_give_up(code)
+
+    def _check_readable(self) -> None:
+        if self.failure is not None:
+            raise renewed(self.failure)
+        self._check_confirmed()
 
     def _check_confirmed(self) -> None:
         if not self._is_confirmed:

@@ -346,13 +346,14 @@ class LinkSender:
         size = out.size_for(cell_bytes)
         spare = size - RECORD_OVERHEAD - cell_bytes
         room = out.room
-        if control.size > spare and stream.control_mark > control.taken:
+        waiting_bytes = control.size
+        if waiting_bytes > spare and stream.control_mark > control.taken:
             self._flush_control()
             # If they do not all fit now, the content waits until some have left.
             room = out.room if stream.control_mark <= control.taken else 0
         if not self.turns.admits(stream, size, room):
             return False
-        front = control.take(spare) if control.size else b""
+        front = control.take(spare) if waiting_bytes else b""
         out.add(size, front + CELL_HEAD.pack(kind, 0, len(payload), stream.id), payload)
         self._output.set()
         return True

@@ -232,7 +232,7 @@ class MuxStream(Generic[N]):
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         """Seal content into the link's outgoing buffer.
 
         A call takes at most the rest of the current piece: the header at the start of a forward half, then
@@ -250,9 +250,10 @@ class MuxStream(Generic[N]):
             raise renewed(self.error)
         if self._send_half not in MAY_SEND_DATA:
             raise LocalTunnelError("write after finish")
-        if not len(data):
+        count = len(data)
+        if not count:
             return 0
-        count = min(len(data), self._piece_left)
+        count = min(count, self._piece_left)
         sender = self.table.sender
         if sender.fixed_bytes:
             # All records have one size, so cutting content to credit and room reveals nothing.

@@ -192,11 +192,7 @@ class _TunnelQuery:
     """`Query` over one message of a tunnel."""
 
     def __init__(self, tunnel: Tunnel) -> None:
-        self._tunnel = tunnel
-
-    @needs_yield_from
-    def read(self) -> Generator[Any, Any, bytes]:
-        return (yield from self._tunnel.read())
+        self.read = tunnel.read
 
 
 class _TunnelReply:

@@ -229,7 +229,7 @@ class Duplex(Counted, Protocol):
     def writable(self) -> Request: ...
     def take_piece(self, size: int, /) -> bytearray | None: ...
     def readinto(self, buffer: memoryview, /) -> int: ...
-    def write(self, data: bytes | memoryview, /) -> int: ...
+    def write(self, data: bytes | bytearray | memoryview, /) -> int: ...
 
 
 def relay(
@@ -252,11 +252,10 @@ def relay(
             chunk = yield from _collect(source, reader, chunk_bytes, number)
             if chunk is None:
                 return number
-        view = memoryview(chunk)
-        permute(view, number)
+        permute(memoryview(chunk), number)
         number += 1
-        yield from writer.write_all(view)
-        del chunk, view  # a quiet frame holds no chunk
+        yield from writer.write_all(chunk)
+        del chunk  # a quiet frame holds no chunk
 
 
 def _collect(

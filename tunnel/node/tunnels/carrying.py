@@ -573,7 +573,8 @@ def _send(
     node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], add_layers: Layers | None
 ) -> Service[None]:
     writer = WriteYield(stream)
-    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
+    buffer = bytearray(stream.profile.geometry.chunk_bytes)
+    chunk = memoryview(buffer)
     number = 0
     while not core.has_ended_sending:
         if not core.next_chunk(chunk, node.now_s()):
@@ -582,7 +583,7 @@ def _send(
         if add_layers is not None:
             add_layers(chunk, number)
         number += 1
-        yield from writer.write_all(chunk)
+        yield from writer.write_all(buffer)
     stream.finish()
 
 

@@ -110,12 +110,12 @@ class NodeTunnel(EnteredOnce):
         Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since no
             other call could end that message.
         """
-        yield from self._sending.run(self._send(byte_view(message, "message")))
+        return self._sending.run(self._send(byte_view(message, "message")))
 
     @_call
     def write(self, data: bytes) -> Service[None]:
         """Send a part of a message. It leaves in whole chunks, at `flush`, or at `end_message`."""
-        yield from self._sending.run(self._write(byte_view(data)))
+        return self._sending.run(self._write(byte_view(data)))
 
     @_call
     def flush(self) -> Service[None]:
@@ -126,7 +126,7 @@ class NodeTunnel(EnteredOnce):
     @_call
     def end_message(self) -> Service[None]:
         """End the message; the next `write` begins another."""
-        yield from self._sending.run(self._end_pieces())
+        return self._sending.run(self._end_pieces())
 
     @_call
     def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
@@ -136,7 +136,7 @@ class NodeTunnel(EnteredOnce):
             FrameTruncated: the message is longer than the limit; read it in pieces.
         """
         checked_count(limit_bytes, "limit_bytes")
-        return (yield from self._inbox.turn.run(self._inbox.receive(limit_bytes)))
+        return self._inbox.turn.run(self._inbox.receive(limit_bytes))
 
     @_call
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
@@ -194,7 +194,7 @@ class NodeTunnel(EnteredOnce):
     @_call
     def next_message(self) -> Service[bool]:
         """Wait for the next message. False: the other end sends no more."""
-        return (yield from self._inbox.turn.run(self._inbox.next_message()))
+        return self._inbox.turn.run(self._inbox.next_message())
 
     @_call
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
@@ -204,7 +204,7 @@ class NodeTunnel(EnteredOnce):
         is read from its beginning.
         """
         checked_count(limit_bytes, "limit_bytes", least=1)
-        return (yield from self._inbox.turn.run(self._inbox.read(limit_bytes)))
+        return self._inbox.turn.run(self._inbox.read(limit_bytes))
 
     # -- results that a cancelled caller did not take ------------------------------------------------
 
@@ -428,9 +428,9 @@ class _Inbox:
 
     def _begin_message(self, *, is_ask: bool = False) -> Service[bool]:
         """Begin the next message, or one that a cancelled call has left. False: no further message."""
-        return (yield from self._reader.call(lambda _: self._try_begin(is_ask)))
+        return self._reader.call(self._try_begin, is_ask)
 
-    def _try_begin(self, is_ask: bool) -> bool:
+    def _try_begin(self, _: object, is_ask: bool) -> bool:
         if self._is_offered:
             self._is_offered = False
             return True
@@ -453,7 +453,8 @@ class _Inbox:
 
     def next_message(self) -> Service[bool]:
         """Begin the next message. False: no more come."""
-        yield from self._finish_skipping()
+        if self._is_skipping:
+            yield from self._finish_skipping()
         has_come = yield from self._begin_message()
         if has_come:
             self._fill_gap()
@@ -461,7 +462,8 @@ class _Inbox:
 
     def receive(self, limit_bytes: int) -> Service[bytes | None]:
         """The next message; None: no more come. Raises FrameTruncated: it is longer than the limit."""
-        yield from self._finish_skipping()
+        if self._is_skipping:
+            yield from self._finish_skipping()
         message = yield from self.receive_whole(limit_bytes)
         self._fill_gap()
         return message
@@ -472,7 +474,7 @@ class _Inbox:
             return None
         try:
             while len(self._head) <= limit_bytes:
-                piece = b"" if self._is_whole else (yield from self._read_rest())
+                piece = b"" if self._is_whole else (yield from self._reader.read())
                 if not piece:
                     message = bytes(self._head)
                     self._head.clear()
@@ -492,12 +494,7 @@ class _Inbox:
             piece = bytes(self._head[:limit_bytes])
             del self._head[:limit_bytes]
             return piece
-        return (yield from self._read_rest(limit_bytes))
-
-    def _read_rest(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        buffer = bytearray(limit_bytes)
-        count = yield from self._reader.readinto(buffer)
-        return bytes(memoryview(buffer)[:count])
+        return (yield from self._reader.read(limit_bytes))
 
     def _fill_gap(self) -> None:
         """A message was received that may be the answer to a cancelled `ask`: one less to skip."""
@@ -517,7 +514,7 @@ class _Inbox:
     def _finish_skipping(self) -> Service[None]:
         """Discard the rest of an answer if `skip_late` was cancelled within it."""
         while self._is_skipping:
-            self._is_skipping = bool((yield from self._read_rest()))
+            self._is_skipping = bool((yield from self._reader.read()))
 
     def drain(self) -> Service[None]:
         """Discard everything until no more messages come."""
@@ -525,7 +522,7 @@ class _Inbox:
         self._head.clear()
         self._is_offered = False
         while self._incoming.is_inside_message or (yield from self._begin_message()):
-            yield from self._read_rest()
+            yield from self._reader.read()
 
     def put_back(self, number: int, message: bytes | None, *, is_answer: bool) -> None:
         """Give a whole message to the next call. Args: is_answer: a later `ask` discards it."""
@@ -571,7 +568,7 @@ class TunnelStream(EnteredOnce):
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read bytes; b"" when the other end has closed its half. Cancellation loses nothing."""
         checked_count(limit_bytes, "limit_bytes", least=1)
-        return (yield from self._reading.run(self._reader.call(self._take, limit_bytes)))
+        return self._reading.run(self._reader.call(self._take, limit_bytes))
 
     @_call
     def write(self, data: bytes) -> Service[None]:
