@@ -305,10 +305,10 @@ def checked_key(key: ReadableBuffer, size: int = KEY_BYTES, what: str = "key") -
     Raises:
         BadParameter: not `size` bytes. TypeError: not bytes, for example text in hex.
     """
-    view = byte_view(key, what)
-    if len(view) != size:
-        raise BadParameter(f"{what} is {len(view)} bytes, expected {size}")
-    return bytes(view)
+    data = key if type(key) is bytes else bytes(byte_view(key, what))
+    if len(data) != size:
+        raise BadParameter(f"{what} is {len(data)} bytes, expected {size}")
+    return data
 
 
 def _check_ctr(key: bytes, counter_block: bytes) -> None:
