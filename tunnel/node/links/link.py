@@ -189,8 +189,8 @@ class Link:
 
     def _send_some(self, socket: SocketStream) -> bool:
         """Send as much as the socket takes. Returns whether more is unsent."""
-        mux = self.mux
-        pending = mux.pending
+        sender = self.mux.sender
+        pending = sender.pending
         if not pending:
             return False
         try:
@@ -198,8 +198,8 @@ class Link:
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
         self._node.counters.link_bytes_out += count
-        mux.sent(count)
-        return not mux.sender.is_idle
+        sender.sent(count)
+        return not sender.is_idle
 
     def _watch(self) -> Service[None]:
         """Check regularly that the neighbour is alive and follows the protocol's limits."""
