@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import select
 import socket
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tunnel.services.exit as exit_module
+from reactor import Service, SocketStream, TcpListener
 from tests.integration.test_splice import MEGABYTE, RESET, Program, answer_after_the_end, read_all, read_rest
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork
@@ -123,6 +125,22 @@ def test_each_refusal_has_its_code(net: LocalNetwork, tunnel: ThreadTunnel) -> N
         assert stream.read(timeout_s=PATIENCE_S) == b"still here"
 
 
+@pytest.mark.parametrize(("level", "is_shown"), [("INFO", False), ("DEBUG", True)])
+def test_targets_are_logged_at_debug_only(
+    tunnel: ThreadTunnel, caplog: pytest.LogCaptureFixture, level: str, is_shown: bool
+) -> None:
+    program = Program(answer_after_the_end)
+    with caplog.at_level(level):
+        stream = open_to(tunnel, name(program.port, "here.test"))
+        stream.close()
+        read_rest(stream)
+        port = free_port()
+        assert refusal(tunnel, name(port, "dual.test")) is ErrorCode.TARGET_REFUSED
+        assert refusal(tunnel, name(80, "elsewhere.test")) is ErrorCode.TARGET_NOT_ALLOWED
+    texts = ["here.test", "elsewhere.test", str(port), "127.0.0.1"]
+    assert [text for text in texts if text in caplog.text] == (texts[:3] if is_shown else [])
+
+
 def test_a_node_without_rules_is_no_exit() -> None:
     with network(Exit()) as net, Client(net[0]).tunnel(net[2].id, hops=1) as tunnel:
         for target in (address(80), address(80, "93.184.216.34"), name(80, "example.org")):
@@ -182,6 +200,49 @@ def test_at_the_limit_connections_are_refused_until_one_ends() -> None:
         stream.close()
         assert third.outcome() == b"now"
         streams.pop().close()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Lets this process open enough files for both ends of the most connections of an exit."""
+    wanted = 2 * ExitSettings().connections + 256
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < wanted:
+        pytest.skip(f"needs {wanted} open files, this process may have {most}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(usual, wanted), most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_connections_of_many_tunnels_and_the_limit_of_all() -> None:
+    exit, wanted = Exit(LOOPBACK), ExitSettings().connections
+    held: list[SocketStream] = []
+
+    def accept(listener: TcpListener) -> Service[None]:
+        try:
+            while True:
+                held.append((yield from listener.accept()))
+        finally:
+            for stream in held:
+                stream.close()
+
+    with network(exit) as net, TcpListener("127.0.0.1", 0) as listener:
+        accepting = net.submit(accept(listener))
+        target = address(listener.address[1])
+        tunnels = [Client(net[0]).tunnel(net[2].id, hops=1) for _ in range(wanted // MANY + 1)]
+        streams = [open_to(tunnels[number % len(tunnels)], target) for number in range(wanted)]
+        assert exit.open_connections == wanted
+        assert refusal(tunnels[0], target) is ErrorCode.BUSY
+        streams.pop().give_up()
+        wait_until(net, lambda: exit.open_connections == wanted - 1)
+        streams.append(open_to(tunnels[0], target))
+        for tunnel in tunnels:
+            tunnel.give_up()
+        wait_until(net, lambda: exit.open_connections == 0)
+        accepting.cancel()
+        wait_until(net, lambda: all(stream.is_closed for stream in held))
 
 
 def test_a_silent_connection_is_ended_and_a_half_open_one_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
