@@ -126,11 +126,12 @@ class ClientNode(EnteredOnce):
                 self.node, self.directory = configured.node, configured.directory
             else:
                 engine = tunnel_engine(config.engine)
-                self.directory, _ = load_peers(config, engine)
+                self.directory, files = load_peers(config, engine)
                 stack.callback(self.directory.close)
                 keys = NodeKeys.generate(time.time())
                 serves_nothing = replace(config, names=())
                 self.node = make_node(serves_nothing, keys, self.directory, thread.reactor, engine)
+                self.node.context.refresh = files.refresh
             settle(self.directory)
             # Entered last, left first: nothing runs any more when the state is written.
             stack.enter_context(thread)

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -172,6 +173,7 @@ class PeerFiles:
         self._directory = directory
         self._paths = tuple(paths)
         self._engine = engine
+        self._lock = threading.Lock()  # a failed query and the clock may ask for a refresh together
         self._seen: dict[Path, _Mark | None] = {}
         self._warned: dict[Path, str] = {}
         self._news: list[str] = []
@@ -200,11 +202,12 @@ class PeerFiles:
             Their descriptors, to be published in the reactor's thread.
         """
         found: list[Descriptor] = []
-        for path in self._listed():
-            mark = _mark(path)
-            if mark is None or self._seen.get(path) != mark:
-                found += self._load(path)
-        self._warn()
+        with self._lock:
+            for path in self._listed():
+                mark = _mark(path)
+                if mark is None or self._seen.get(path) != mark:
+                    found += self._load(path)
+            self._warn()
         return found
 
     def _listed(self) -> Iterator[Path]:

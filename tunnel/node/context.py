@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -115,6 +115,8 @@ class NodeContext:
         links: to neighbours; set by `Node`, since it is made from this context.
         on_publish: called with each new descriptor; None: no callback.
         observe: called with a FrameReport for each forwarded frame; None: no callback.
+        refresh: called in a thread: reads the user's sources of peers again, and returns the descriptors of
+            those that have changed; None: there is none.
         rng: draws routes, neighbours and times of padding. Keys never come from it.
     """
 
@@ -132,6 +134,7 @@ class NodeContext:
     post: Callable[[Callable[[], object]], None]
     budget: Budget
     on_publish: Callable[[Descriptor], None] | None = None
+    refresh: Callable[[], Iterable[Descriptor]] | None = None
     observe: Callable[[FrameReport], None] | None = None
     wall_clock: Callable[[], float] = time.time
     rng: random.Random = field(default_factory=random.SystemRandom)

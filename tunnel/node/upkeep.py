@@ -1,4 +1,4 @@
-"""A node's onion keys, its descriptor, and its clock: `rotate_keys`, `publish`, `clock_difference`.
+"""A node's onion keys, its descriptor, its clock, and the descriptors of others that have become old.
 
 The key ring (tunnel/identity/key_ring.py) decides when keys change. `rotate_keys` polls it, because wall
 clocks are set, machines sleep, and a full replay table needs a new key early. A wall clock that was set shows
@@ -8,16 +8,25 @@ as a jump against the reactor's clock, which is monotonic.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final
 
-from reactor import Service, Sleep
+from reactor import RunInThread, Service, Sleep
 from reactor.errors import is_ctrl_c, log_failure
 from tunnel.codes import clock_text, short
-from tunnel.errors import LocalTunnelError
+from tunnel.errors import ErrorCode, LocalTunnelError, QueryFailed
+from tunnel.identity.descriptor import Descriptor
 from tunnel.node.context import NodeContext
 from tunnel.onion.header import CLOCK_SKEW_S
 
-__all__ = ["clock_difference", "is_clock_doubtful", "publish", "rotate_keys"]
+__all__ = [
+    "clock_difference",
+    "had_old_keys",
+    "is_clock_doubtful",
+    "known_descriptors",
+    "publish",
+    "rotate_keys",
+]
 
 log = logging.getLogger("tunnel.node")
 # The clock in a handshake is rounded to the minute, and a handshake takes time itself.
@@ -91,6 +100,50 @@ def publish(node: NodeContext) -> None:
             if is_ctrl_c(error):
                 raise
             log_failure(log, error, "node %s: a new descriptor was not published", node.name)
+
+
+# A node that restarts after a crash has new onion keys, and BAD_HEADER is all that it can say to a header for
+# the old ones. Then this node looks for its new descriptor once, in its own sources only: a dial, or a
+# question to a neighbour, would tell a hop that answers BAD_HEADER on purpose who sent the query.
+_NEWS_S: Final = 0.2  # for a neighbour's descriptor, which it sends when a link begins
+_LOOKS: Final = 4
+
+
+def known_descriptors(node: NodeContext, node_ids: Iterable[bytes]) -> dict[bytes, Descriptor]:
+    """The descriptors of these nodes, of those that are known."""
+    known = {node_id: node.directory.lookup(node_id) for node_id in node_ids}
+    return {node_id: peer for node_id, peer in known.items() if peer is not None}
+
+
+def had_old_keys(node: NodeContext, error: QueryFailed, used: dict[bytes, Descriptor]) -> Service[bool]:
+    """Whether a frame failed because its header was sealed for keys that a hop no longer has.
+
+    True only if a newer descriptor of that hop is known now: BAD_HEADER alone proves nothing, since the hop
+    before it may have changed the header. A hop with newer keys, and the one that reported it, did no wrong.
+
+    Args:
+        used: `known_descriptors` of the route, from before the header was sealed.
+    """
+    report = error.report
+    if error.code is not ErrorCode.BAD_HEADER:
+        return False
+    # The reporting hop publishes what it likes, so its own descriptor is no evidence.
+    reporting = report.route[report.hop] if report is not None and report.hop is not None else None
+    suspects = [used[node_id] for node_id in error.blamed if node_id in used and node_id != reporting]
+    if not suspects:
+        return False
+    if node.refresh is not None:
+        for descriptor in (yield RunInThread(node.refresh)):
+            node.directory.publish(descriptor)
+    for _ in range(_LOOKS):
+        for old in suspects:
+            now = node.directory.lookup(old.node_id)
+            # A node that restarts within a second has the same sequence number again.
+            if now is not None and now.signed != old.signed and now.sequence >= old.sequence:
+                log.info("node %s: node %s has new onion keys", node.name, short(old.node_id))
+                return True
+        yield Sleep(_NEWS_S / _LOOKS)
+    return False
 
 
 def clock_difference(node: NodeContext, *node_ids: bytes, own: str = "this node") -> str:

@@ -259,6 +259,7 @@ class ConfiguredNode(EnteredOnce):
                 guards=self._guards,
                 on_publish=self._publish,
             )
+            self.node.context.refresh = self._files.refresh
             self.directory.publish(self.node.descriptor)
             with _as_state_error():
                 self._write(self.node.descriptor)

@@ -70,7 +70,7 @@ from tunnel.node.query.incoming_replies import (
 )
 from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
-from tunnel.node.upkeep import clock_difference
+from tunnel.node.upkeep import clock_difference, had_old_keys, known_descriptors
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.onion.reports import Reported, read_reply_report, read_report
@@ -487,6 +487,7 @@ class RunningQuery:
 def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
     """Send a query; if a hop is to blame for its failure, send it again, up to `request.retries` times.
 
+    A query that failed because a hop has new keys is sent once more over the same route, whatever `retries`.
     Records in `node.peers` which peers worked and which failed.
 
     Returns:
@@ -495,27 +496,26 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
         QueryFailed: the last failure; with more than one attempt it lists them all, and has them as
             `attempts`. Others as `query_service`, of the attempt that raised them.
     """
-    retry = RetryState(node, request) if request.retries and request.hops is not None else None
+    retry = RetryState(node, request)
     ends_s = None if request.timeout_s is None else node.now_s() + request.timeout_s
     failures: list[QueryFailed] = []
     node.counters.queries += 1
     while True:
+        used = known_descriptors(node, _all_hops(request))
         try:
-            result = yield from query_service(node, retry.watched(request) if retry else request)
+            result = yield from query_service(node, retry.watched(request))
         except QueryFailed as error:
-            node.peers.query_failed(error)
+            is_innocent = yield from had_old_keys(node, error, used)
+            if not is_innocent:
+                node.peers.query_failed(error)
             failures.append(error)
             node.counters.query_failures += 1
-            blamed = _blamed(failures, {node.descriptor.node_id, request.route.destination})
-            is_last = len(failures) > request.retries or not blamed[-1]
-            if retry is None or is_last or not retry.rewind():
+            next_request = retry.next(request, failures, has_new_keys=is_innocent)
+            if next_request is None:
                 if (failed := _all_of(failures)) is error:
                     raise  # `from` would make it its own cause
                 raise failed from error
-            try:
-                request = retry.draw_other_routes(request, blamed)
-            except (BadRoute, ProfileError) as no_route:
-                raise _all_of(failures, f"no other route: {no_route}") from error
+            request = next_request
             if ends_s is not None:
                 request = replace(request, timeout_s=max(0.0, ends_s - node.now_s()))
             node.counters.query_retries += 1
@@ -524,6 +524,12 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
         node.counters.queries_succeeded += 1
         result.attempts = tuple(failures)
         return result
+
+
+def _all_hops(request: QueryRequest) -> tuple[bytes, ...]:
+    """The nodes of the route and of the reply path."""
+    back = () if request.reply_route is None else request.reply_route.proxies
+    return (*request.route.nodes, *back)
 
 
 def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes, ...]]:
@@ -549,8 +555,7 @@ def _record_success(node: NodeContext, request: QueryRequest, result: QueryResul
     if result.report is not None:
         node.peers.reported(result.report)
     if result.has_reply:
-        back = () if request.reply_route is None else request.reply_route.proxies
-        for node_id in (*request.route.nodes, *back):
+        for node_id in _all_hops(request):
             node.peers.seen(node_id)
 
 
@@ -573,6 +578,7 @@ class RetryState:
         self._rewind: Callable[[], object] | None = rewinder(request.content)
         self._has_sinks = bool(request.sinks)
         self._received = 0
+        self._was_renewed = False
 
     def watched(self, request: QueryRequest) -> QueryRequest:
         """The same request, with a progress callback that records the bytes of the caller's sinks."""
@@ -586,6 +592,25 @@ class RetryState:
                 tell(sent, received)
 
         return replace(request, progress=progress)
+
+    def next(
+        self, request: QueryRequest, failures: list[QueryFailed], *, has_new_keys: bool
+    ) -> QueryRequest | None:
+        """The request of the next attempt, with its content rewound; None: the last failure is final.
+
+        Raises QueryFailed: there is no other route.
+        """
+        if has_new_keys and not self._was_renewed:
+            self._was_renewed = True
+            return replace(request, prepared=None) if self.rewind() else None
+        blamed = _blamed(failures, {self._node.descriptor.node_id, request.route.destination})
+        is_last = len(failures) - self._was_renewed > request.retries or not blamed[-1]
+        if request.hops is None or is_last or not self.rewind():
+            return None
+        try:
+            return self.draw_other_routes(request, blamed)
+        except (BadRoute, ProfileError) as no_route:
+            raise _all_of(failures, f"no other route: {no_route}") from failures[-1]
 
     def draw_other_routes(self, request: QueryRequest, blamed: list[tuple[bytes, ...]]) -> QueryRequest:
         """The request over routes without any blamed node, or at least without the likeliest of each pair.

@@ -52,6 +52,7 @@ from tunnel.node.query.attempts import explain, query_slot
 from tunnel.node.relay.status_reporter import Reporter, wait_status
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams, service_handler
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
+from tunnel.node.upkeep import had_old_keys, known_descriptors
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Slot
 from tunnel.onion.header_builder import Circuit
@@ -336,6 +337,7 @@ class _Carriage:
 
     def run(self, use: Callable[[TunnelLife], Service[NodeTunnel]]) -> Service[Report | None]:
         node, circuit = self._node, self._sent.circuit
+        used = known_descriptors(node, self._sent.route.nodes)
         try:
             self._stream = stream = yield from node.links.open_stream(circuit.first_id, circuit.profile)
             try:
@@ -354,7 +356,8 @@ class _Carriage:
             if isinstance(error, TunnelStopped):
                 self._place = "this node"
             failure = explain(node, self._sent, error, self._stream, where=self._place)
-            node.peers.query_failed(failure)
+            if not (yield from had_old_keys(node, failure, used)):
+                node.peers.query_failed(failure)
             raise failure from error
         report = read_report(self._sent, status, node.engine)
         if report is not None:
