@@ -499,6 +499,23 @@ def test_a_target_that_appears_at_the_last_moment_is_not_replaced(
     assert (tmp_path / "copy").read_bytes() == b"of another program"
 
 
+def test_an_empty_file_whose_target_appears_leaves_nothing(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "f").write_bytes(b"")
+    target = tmp_path / "here" / "copy"
+    target.parent.mkdir()
+
+    def progress(done: int, size: int) -> None:
+        if not target.exists():
+            file_appears(target)
+
+    with pytest.raises(LocalTunnelError, match="is not replaced") as caught:
+        get(net[0], net[2].id, "f", target, hops=1, progress=progress).result(PATIENCE_S)
+    assert "kept" not in str(caught.value)
+    assert os.listdir(target.parent) == ["copy"]
+
+
 def folder_vanishes(here: Path) -> None:
     here.rename(here.with_name("renamed"))
 

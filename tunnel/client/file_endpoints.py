@@ -290,9 +290,9 @@ class PathTarget:
                 self._check_target()
                 self._part.commit(self._path, replace=self._replace, mode=self._mode)
             except (FileExistsError, IsADirectoryError, LocalTunnelError) as error:
+                kept = f"; the content is kept in {self._part.path.name!r}" if self.size else ""
                 raise LocalTunnelError(
-                    f"{str(self._path)!r} appeared during the transfer, and is not replaced; what was "
-                    f"fetched is kept in {self._part.path.name!r}",
+                    f"{str(self._path)!r} appeared during the transfer, and is not replaced{kept}",
                     "move it away, or allow replacing it (replace=True, --replace), and repeat the transfer: "
                     "nothing is fetched again",
                 ) from error
