@@ -36,7 +36,7 @@ from tunnel.running.configured_node import ConfiguredNode
 from tunnel.running.peer_log import PeerLog
 
 TEXT = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
-NODE, CLIENT = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+NODE, CLIENT = re.findall(r"```toml\n(\[node\]\n.*?)```", TEXT, re.DOTALL)
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^mtun .*$", TEXT, re.MULTILINE)]
 
 
