@@ -36,7 +36,7 @@ _PROFILE = Profile(STREAM, HCTR_SUITE).name
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         chunks: lengths of a chunk on the wire, one case each; the others are compared with the first.
@@ -62,7 +62,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(chunks=(STREAM.chunk_bytes, 4_068), megabytes=1, trips=3, rounds=1)
 
 

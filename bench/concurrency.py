@@ -39,13 +39,13 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
-        tunnels: how many are open together, one case each; the others are compared with the first.
-        megabytes: of content, 10⁶ bytes each, for all tunnels of a case together.
+        tunnels: numbers of concurrently open tunnels, one case each; later cases are compared with the first.
+        megabytes: content of all tunnels of a case together, 10⁶ bytes each.
         rounds: of all cases, one after the other.
-        links: idle ones at one node.
+        links: number of idle links at one node.
         profile: of all tunnels.
     """
 
@@ -57,7 +57,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(tunnels=(1, 4), megabytes=1, rounds=1, links=3)
 
 
@@ -68,8 +68,8 @@ class Case:
     Attributes:
         mb_per_cpu_s: content over the processor seconds of all five processes. mb_per_s: over the time.
         ratio: `mb_per_cpu_s` over that of the first case, of each round.
-        stream_kib: memory of one open, quiet stream at a proxy; the first round's, since later ones use
-            again what that one had.
+        stream_kib: memory of one open, idle stream at a proxy, of the first round, since later rounds reuse
+            its memory.
     """
 
     tunnels: int
@@ -81,7 +81,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of idle links: how many, and KiB for each."""
+    """Number of idle links, and KiB for each."""
 
     links: int
     link_kib: float

@@ -1,9 +1,8 @@
 """Child processes that receive requests over their standard input, one JSON object a line.
 
-Parent to child: `{"id": 1, "do": "usage", …}`. Child to parent: any number of `{"id": 1, "event": …, …}`
-and then one of `{"id": 1, "result": {…}}` and `{"id": 1, "error": {"kind": …, "text": …, "code": …}}`. The
-first message of a child is the result of request 0, which is not sent: what the child reports when it is
-ready.
+Parent to child: `{"id": 1, "do": "usage", …}`. Child to parent: any number of `{"id": 1, "event": …, …}` and
+then either `{"id": 1, "result": {…}}` or `{"id": 1, "error": {"kind": …, "text": …, "code": …}}`. The first
+message of a child is the result of request 0, which is not sent: the child's report that it is ready.
 
 No child outlives its parent: it ends when its standard input does, because the parent closed it, ended or was
 killed. The parent waits for each child a limited time and then kills it.
@@ -41,7 +40,7 @@ Message = dict[str, Any]
 PROJECT = Path(__file__).resolve().parent.parent
 CALL_TIMEOUT_S = 30.0
 _LOG_TAIL_BYTES = 2_000
-# A child whose output has ended is about to end itself; only then its exit status is known.
+# A child whose output has ended is about to exit; its exit status is known only then.
 _REAP_S = 5.0
 
 
@@ -58,7 +57,7 @@ class RequestRefused(ProcessError):
 
     Attributes:
         kind: the class of the child's error.
-        code: the name of its `ErrorCode`, where it has one.
+        code: the name of its `ErrorCode`, if it has one.
     """
 
     def __init__(self, name: str, kind: str, text: str, code: str | None) -> None:
@@ -125,7 +124,7 @@ class ControlledProcess:
         return self._process.poll() is None
 
     def log(self) -> str:
-        """All that the child has written to its standard error."""
+        """The child's standard error so far."""
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
     def request(
@@ -164,7 +163,7 @@ class ControlledProcess:
         return self.request(do, fields).result(timeout_s)
 
     def close_input(self) -> None:
-        """Tell the child to end; a second call has no effect."""
+        """Close the child's input, so that it ends; a second call has no effect."""
         assert self._process.stdin is not None
         with self._lock:
             try:

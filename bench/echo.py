@@ -43,13 +43,13 @@ _MODULES = {"uvloop": "uvloop", "trio": "trio", "curio": "curio"}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         rounds: turns of each server in each case.
         requests: of one turn.
         loads: (connections, bytes of a request).
-        idle: numbers of connections held open to measure memory.
+        idle: numbers of idle connections, to measure memory.
         kinds: of the servers.
     """
 
@@ -68,7 +68,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(rounds=1, requests=200, loads=((10, 64), (2, 16_384)), idle=(20,))
 
 
@@ -78,10 +78,10 @@ class Case:
 
     Attributes:
         cpu_us: processor microseconds of the server for each request.
-        ratio: that of ours over this, in the same round.
-        floor: that of the system calls alone over this, the least possible ratio. None: not measured.
+        ratio: our reactor's figure divided by this one, in the same round.
+        floor: the system calls alone divided by this figure, the least possible ratio. None: not measured.
         per_s: requests a second.
-        load_share: how busy the load's processor was; near 1 it was the bottleneck.
+        load_share: busy share of the load's processor; near 1 it was the bottleneck.
     """
 
     kind: str
@@ -228,13 +228,13 @@ def measure_memory(settings: Settings) -> list[Memory]:
 
 def _idle_bytes(kind: str, connections: int) -> float:
     with _server(kind) as (server, port):
-        # The first connections make the server import and allocate what it needs once.
+        # The first connections make the server import and allocate its shared objects.
         _turn(server, port, 10, 64, 100)
         before = _usage(server)["rss_bytes"]
         load = _Process("bench.echo_load", str(port), str(connections), "0", "0")
         try:
             load.hear()
-            # One echo after the others has been accepted after them.
+            # An echo on the last connection shows that all earlier ones were accepted.
             _turn(server, port, 1, 64, 10)
             return (_usage(server)["rss_bytes"] - before) / connections
         finally:

@@ -43,7 +43,7 @@ Measured = Callable[[Sequence[int], str, int], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         hops: numbers of proxies, one column each.
@@ -58,13 +58,13 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(hops=(0, 2), count=3, cold=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of several round trips, in milliseconds. With fewer than 100 of them p99 is the longest."""
+    """Latency of several round trips, in milliseconds. With fewer than 100, p99 is the longest."""
 
     p50_ms: float
     p99_ms: float

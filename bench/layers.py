@@ -28,12 +28,12 @@ __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         rounds: pairs of measurements of each case.
         megabytes: work of one measurement: content times layers, 10⁶ bytes each.
-        only: the cases whose name holds this.
+        only: select the cases whose name contains this.
     """
 
     rounds: int = 7
@@ -42,7 +42,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(rounds=1, megabytes=0.1)
 
 

@@ -42,12 +42,12 @@ _LOOK_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
-        proxies: how many, one case each. pairs: rounds in which both policies have their turn.
-        queries: small ones of a round, one after the other, and again at once. at_once: how many of the
-            latter are under way. megabytes: of the transfer. streams: that the proxy holds.
+        proxies: numbers of proxies, one case each. pairs: rounds of both policies.
+        queries: small queries of a round, first in sequence, then in parallel. at_once: how many of the
+            latter run at a time. megabytes: of the transfer. streams: open streams at the proxy.
     """
 
     proxies: tuple[int, ...] = (1, 3, 10)
@@ -59,7 +59,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works; too little to measure by."""
+        """Small values that show that everything works; too small to measure."""
         return cls(proxies=(1,), pairs=1, queries=6, at_once=3, megabytes=1, streams=40)
 
 
@@ -87,7 +87,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What open streams cost a proxy: each tunnel is two of them, one on each side.
+    """Memory of open streams at a proxy. Each tunnel is two streams, one on each side.
 
     Attributes:
         rss_bytes_per_tunnel: of the process, content and buffers included.
@@ -166,7 +166,7 @@ def measure(settings: Settings, progress: Callable[[str], None] = lambda line: N
 def measure_memory(settings: Settings) -> Memory:
     """Hold tunnels open through one proxy. Raises as `measure`, and TimeoutError: not all came to Bob."""
     with NodeProcesses(3, service="hold", idle_s=3600.0, digest=_DIGEST) as net:
-        before = _open_streams(net, 20)  # what is allocated once, at the first of them
+        before = _open_streams(net, 20)  # the first ones allocate shared objects
         after = _open_streams(net, settings.streams)
         return Memory(settings.streams, 2, before, after)
 

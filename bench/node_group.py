@@ -27,7 +27,7 @@ __all__ = ["NodeGroup"]
 
 T = TypeVar("T")
 
-_PATIENCE_S = 120.0  # only reached when something hangs
+_PATIENCE_S = 120.0  # reached only when something hangs
 _LOOK_S = 0.002
 
 
@@ -50,7 +50,7 @@ class NodeGroup:
         return self._thread.reactor
 
     def add(self, directory: StaticDirectory, *, keys: NodeKeys | None = None, **options: Any) -> Node:
-        """Make a node; it is bound, and not started.
+        """Make a node. It is bound to its port, but not started.
 
         Args:
             keys: fresh ones by default. options: more arguments of `Node`.

@@ -43,8 +43,8 @@ from tunnel.routing.route import Route
 
 __all__ = ["Case", "Settings", "Watched", "main", "measure", "record", "text"]
 
-# So long a node may hold a frame in the observer's guess; and a silence that a record breaks. The observer
-# knows what it looks at: of 0.02 to 0.25 s and 5 to 50 ms these found the most routes.
+# The longest time that the observer assumes a node to hold a frame, and the length of a silence. The observer
+# knows the network: of 0.02 to 0.25 s and 5 to 50 ms these values found the most routes.
 _HELD_S = 0.04
 _SILENCE_S = 0.005
 _KEPT = Limits(link_tick_s=0.02)
@@ -52,12 +52,12 @@ _KEPT = Limits(link_tick_s=0.02)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is watched.
+    """The parameters of an observation.
 
     Attributes:
-        nodes: of the network. queries: how many. hops: proxies of each route. gap_s: mean time from one query
+        nodes: of the network. queries: number. hops: proxies of each route. gap_s: mean time from one query
             to the next, drawn exponentially. content_bytes: of each. seed: of the schedule.
-        padding_gap_s: from record to record at the constant rate.
+        padding_gap_s: time between records at the constant rate.
     """
 
     nodes: int = 8
@@ -70,11 +70,11 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(nodes=5, queries=6, hops=2, gap_s=0.05)
 
     def schedule(self) -> list[tuple[float, tuple[int, ...]]]:
-        """When each query begins, and its route, Alice and Bob included."""
+        """The start time of each query, and its route, Alice and Bob included."""
         rng = random.Random(self.seed)
         found, time_s = [], 0.0
         for _ in range(self.queries):
@@ -85,14 +85,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What was seen under one policy.
+    """The observation under one policy.
 
     Attributes:
-        connections, connections_meanwhile: opened in all, and after the first query began.
-        records, record_sizes: how many, and of how many different sizes; strange: connections with bytes that
-            are no record of an allowed size.
-        by_connections, by_records: shares of the routes that the observer found, 0 to 1; guesses_…: of how
-            many chains that it thinks are routes.
+        connections, connections_meanwhile: number opened in total, and after the first query began.
+        records, record_sizes: numbers of records and of their sizes; strange: connections with bytes that
+            are not a record of an allowed size.
+        by_connections, by_records: shares of the routes that the observer found, 0 to 1; guesses_…: numbers of
+            chains that it takes for routes.
         trace: for the plot: (time, source, target, bytes) of each record, and of each connection with 0.
     """
 
@@ -111,7 +111,7 @@ class Case:
 
 
 class Watched:
-    """A context manager: nodes, and a recording proxy on the way from each to each other.
+    """A context manager: nodes, and a recording proxy between every two of them.
 
     Args:
         limits: of every node.
@@ -152,7 +152,7 @@ class Watched:
         return node.is_idle and len(neighbours) == len(node.links) == self._count - 1
 
     def _introduce(self, source: int, target: int) -> None:
-        """Let a node know another one, by the address of the proxy between them."""
+        """Give a node the descriptor of another, with the address of the proxy between them."""
         descriptor = self.nodes[target].descriptor
         if source != target:
 
@@ -194,7 +194,7 @@ class Watched:
 
 
 def limits_of(settings: Settings) -> dict[str, Limits]:
-    """The cases: what every node's limits are in each."""
+    """The limits of all nodes in each case."""
     pooled = replace(_KEPT, links_ahead=settings.nodes - 1)
     return {
         "once": replace(_KEPT, link_policy=LinkPolicy.ONCE),
@@ -211,7 +211,7 @@ def _measure_case(name: str, settings: Settings, limits: Limits) -> Case:
         began_s = watched.run(schedule, settings.content_bytes)
         found = list(watched.connections)
     routes = [route for _, route in schedule]
-    # Only what happens while queries run is of use to the observer, and it may know when that is.
+    # Only events during queries are useful to the observer, who may know when queries run.
     lately = [event for event in connections_as_events(found) if event.time_s >= began_s]
     by_connections = _whole(guess_routes(lately, _HELD_S), settings)
     events = [event for event in records_as_events(found, _SILENCE_S) if event.time_s >= began_s]

@@ -70,13 +70,13 @@ Prepared = tuple[str, Callable[[int], Call]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         proxies: n, each a group of cases.
         rounds: measurements of each case.
-        seconds: about how long one measurement takes.
-        only: the cases whose name holds this.
+        seconds: approximate time of one measurement.
+        only: select the cases whose name contains this.
     """
 
     proxies: tuple[int, ...] = (1, 3, 25, 126)
@@ -86,7 +86,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(proxies=(1, 3), rounds=1, seconds=0.0)
 
 
@@ -152,7 +152,7 @@ class _Nodes:
 
 
 def _cases(proxies: int, engine: TunnelEngine) -> Iterator[Prepared]:
-    """Name, and what prepares a given number of calls."""
+    """The name of each case, and a function that prepares a number of calls."""
     nodes = _Nodes(proxies, engine)
     yield "header build", lambda _: nodes.header
     yield "header open", lambda count: _each(nodes.open, [nodes.header() for _ in range(count)])
@@ -176,7 +176,7 @@ def _each(call: Callable[[bytes], object], arguments: list[bytes]) -> Call:
 
 
 def _layers(profile: Profile, layers: int, engine: TunnelEngine, _: int) -> Call:
-    """One chunk through `layers` of them; the tweak stands still, which costs the same."""
+    """One chunk through all layers, always with the same tweak, which costs the same."""
     all_layers = [permutation(profile, bytes([n]) * 16, Direction.FORWARD, engine) for n in range(layers)]
     chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
 
@@ -286,7 +286,7 @@ def _measured(prepare: Callable[[int], Call], settings: Settings) -> Spread:
         started_s = time.process_time()
         for _ in range(calls):
             call()
-        # The clock counts in steps; a single short call may seem to take none.
+        # The clock has a resolution: a single short call may seem to take no time.
         found.append(max(1e-3, (time.process_time() - started_s) / calls * 1e6))
     return Spread.of(found)
 

@@ -88,7 +88,7 @@ def _converse(send: Callable[[Callable[[], None]], Any], done: Callable[[], None
     """Pass a function to the loop and wait for its call, a given number of times; then `done`."""
 
     def run() -> None:
-        # A SimpleQueue waits in C; an Event would cost more than what is measured.
+        # A SimpleQueue waits in C; an Event would cost more than the measured operation.
         answers: queue.SimpleQueue[None] = queue.SimpleQueue()
         answer = lambda: answers.put(None)  # noqa: E731 - one object, as a program would have a method
         for _ in range(count):
@@ -113,7 +113,7 @@ class _Countdown:
 
 
 def _nothing(_: Any = None) -> None:
-    """What the timers would do."""
+    """The callback of the timers."""
 
 
 # Ours.
@@ -130,7 +130,7 @@ def _reactor_cases(reactor: Reactor, figures: Figures) -> Service[None]:
     with figures.timed("timer set + cancel") as count:
         for _ in range(count):
             timers.cancel(timers.add(reactor.now() + _LONG_S, _nothing))
-    # The cases around this one do not wait; together they would be reported as a slow step.
+    # The other cases do not wait; together they would be reported as a slow step.
     yield YIELD
     finished = Signal()
     with figures.timed("timer set + fire") as count:
@@ -250,7 +250,7 @@ async def _asyncio_group(function: Callable[..., Any], *args: Any) -> None:
 
 
 async def _async_nothing() -> None:
-    """For all that have `async`."""
+    """The same for libraries with `async`."""
 
 
 async def _asyncio_sleeper(count: int) -> None:

@@ -31,11 +31,11 @@ _TIMEOUT_S = 300
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         rounds: turns of each library.
-        scale: of the number of operations; 1 is some tenths of a second for each library.
+        scale: factor of the number of operations; 1 takes some tenths of a second for each library.
         kinds: of libraries.
     """
 
@@ -45,7 +45,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(rounds=1, scale=0.02)
 
 
@@ -55,7 +55,7 @@ class Case:
 
     Attributes:
         cpu_us: processor microseconds of an operation.
-        ratio: that of ours over this, in the same round.
+        ratio: our reactor's figure divided by this one, in the same round.
     """
 
     name: str

@@ -37,7 +37,7 @@ _SEED = bytes(16)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         profiles: by name. chunks: of one measurement. rounds: measurements.
@@ -51,7 +51,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works."""
+        """Small values that show that everything works."""
         return cls(chunks=40, rounds=1)
 
 
@@ -70,7 +70,7 @@ class Case:
 
 
 class _Timer:
-    """Processor time of the calls made through it."""
+    """Measures the processor time of calls."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -94,7 +94,7 @@ class _Proxy:
         self._relayed = self._outgoing.open(profile)
         self._sink: MuxStream[Signal] | None = None
         self._scratch = memoryview(bytearray(BUFFER_BYTES))
-        # The relay moves chunks; the header that precedes them is no chunk's size.
+        # The relay moves chunks; the header before them has another length.
         self._header = bytes(profile.geometry.header_bytes)
         self._relayed.write(self._header)
         self._source.write(self._header)

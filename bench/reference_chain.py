@@ -51,12 +51,12 @@ _ACK = b"\x06"
 
 
 class Role(StrEnum):
-    """What a process of the chain does."""
+    """The task of a process of the chain."""
 
     SOURCE = "source"  # Alice, sending
     PROXY = "proxy"
     BOB = "bob"
-    BOB_ECHO = "bob-echo"  # sends on what he has opened
+    BOB_ECHO = "bob-echo"  # forwards the opened content
     HOME = "home"  # Alice, receiving
 
 
@@ -69,7 +69,7 @@ def _key(label: str, number: int, size: int = 32) -> bytes:
 
 
 class _Link:
-    """The record layer of one connection: which one, and how many records have passed."""
+    """The record layer of one connection: its number, and the number of records so far."""
 
     def __init__(self, number: int, record_bytes: int, engine: TunnelEngine) -> None:
         self._aead: Aead = engine.layers.aead(_key("link", number))

@@ -47,8 +47,8 @@ class Machine:
     """The machine of a measurement, without names and paths: reports are passed on.
 
     Attributes:
-        cores: that this process may use.
-        load: runnable processes, averaged over the minute before: others slow down a measurement.
+        cores: number that this process may use.
+        load: runnable processes, averaged over the last minute: others slow down a measurement.
     """
 
     cpu: str
@@ -127,7 +127,7 @@ def report(name: str, settings: Any, cases: Sequence[Any], where: Machine, **mor
     """The report of a benchmark for machines.
 
     Args:
-        settings, cases: data classes. more: what else it has found.
+        settings, cases: data classes. more: further results.
     """
     return {
         "benchmark": name,

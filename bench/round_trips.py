@@ -34,14 +34,14 @@ _PIECE_BYTES = 64 * 1024
 def round_trips(
     node: Node, route: Route, kind: str, *, count: int, content_bytes: int
 ) -> Service[list[float]]:
-    """Ask the route's destination, which echoes, `count` times, one after the other.
+    """Query the route's destination, which echoes, `count` times in sequence.
 
     Args:
-        kind: one of KINDS. The profile is what the node's own calls take for it.
+        kind: one of KINDS. The profile is the default of the node's calls.
     Returns:
-        The time of each. Of an established tunnel its opening is not counted.
+        The time of each. The opening of an established tunnel is not counted.
     Raises:
-        QueryFailed: it did not come through, or something else came back.
+        QueryFailed: a query failed, or other content was returned.
     """
     content = bytes(content_bytes)
     if kind not in _PURPOSES:
@@ -100,13 +100,13 @@ class ManyTunnels:
         self._route = route
         self._profile = profile
         self._begin: list[Signal] = []
-        self._piece_bytes = 0  # what each sends next; 0: it closes
+        self._piece_bytes = 0  # the next amount of each tunnel; 0: close
         self._left = 0
         self._all_done = Signal()
         self._failure: BaseException | None = None
 
     def open(self, count: int) -> Service[None]:
-        """Open `count` tunnels; returns when a message has gone each way in each of them."""
+        """Open `count` tunnels. Returns when a message has passed in each direction of each tunnel."""
         for _ in range(count):
             begin = Signal()
             self._begin.append(begin)
@@ -168,7 +168,7 @@ class ManyTunnels:
             self._all_done.set()
 
     def _ended(self, future: Future[Any]) -> None:
-        """A tunnel has ended: as `close` has asked, or with an error, which ends everything."""
+        """A tunnel has ended: by `close`, or with an error, which ends everything."""
         error = QueryFailed("a tunnel was given up") if future.cancelled() else future.exception()
         if error is None:
             self._done()

@@ -1,4 +1,4 @@
-"""Inner services for measured transfers: they count and digest content and hold none of it."""
+"""Inner services for measured transfers: they count and digest content without keeping it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEPT = 4_096
 
 
 class Received(TypedDict):
-    """What a service has received with one query."""
+    """The content of one query that a service has received."""
 
     content_bytes: int
     digest: str

@@ -2,9 +2,8 @@
 
 For each number of proxies a network of processes (`bench.processes`) and the blocking chain that does the
 same cipher work (`bench.reference_chain`) transfer the same content in turn. The machine may be shared and
-its cores change their speed. So the figures that count are the ratio within a pair of neighbouring
-transfers, with its median and spread, and processor seconds, which a busy neighbour affects less than the
-elapsed time.
+its cores change their speed. So the figures that count are the ratio within a pair of neighbouring transfers,
+with its median and spread, and processor seconds, which a busy neighbour affects less than the elapsed time.
 
 The report also states how much of the machine others used meanwhile.
 
@@ -44,7 +43,7 @@ _GEOMETRIES = {geometry.name: geometry for geometry in (DEFAULT, BULK, INTERACTI
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured.
+    """The parameters of a measurement.
 
     Attributes:
         proxies: how many, one case each. megabytes: content of one transfer, 10⁶ bytes each.
@@ -61,7 +60,7 @@ class Settings:
 
     @classmethod
     def short(cls) -> Settings:
-        """Enough to see that everything works; too little to measure by."""
+        """Small values that show that everything works; too small to measure."""
         return cls(proxies=(0, 3), megabytes=4, pairs=1)
 
     @property

@@ -14,7 +14,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)  # idle and iowait
-_FIELDS = 8  # what follows is guest time, which is in user time already
+_FIELDS = 8  # later fields are guest time, which user time includes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Usage:
 
     Attributes:
         cpu_s: processor seconds, user and system.
-        rss_bytes: memory in use now, without what is swapped out.
+        rss_bytes: memory in use now, without swapped pages.
         peak_rss_bytes: the most since the start or since `reset_peak`.
     """
 
@@ -51,7 +51,7 @@ def machine_busy_s() -> float:
 
 
 def reset_peak() -> None:
-    """Reset the peak to what is in use now. Source: proc(5), clear_refs."""
+    """Reset the peak to the present use. Source: proc(5), clear_refs."""
     _CLEAR_REFS.write_text(_RESET_PEAK, encoding="ascii")
 
 

@@ -62,9 +62,9 @@ class Connection:
     """One connection, as a `bench.tcp_proxy.Watcher` sees it.
 
     Attributes:
-        source, target: who dialled whom: an observer knows addresses.
+        source, target: the dialling and the accepting node: an observer knows addresses.
         began_s, ended_s: ended_s is None while it lives.
-        has_strange_bytes: bytes passed that are not a record of an allowed size.
+        has_strange_bytes: some bytes were not a record of an allowed size.
     """
 
     source: int
@@ -102,7 +102,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something went from node `source` to node `target`."""
+    """Bytes or a connection from node `source` to node `target`."""
 
     time_s: float
     source: int
@@ -133,7 +133,7 @@ def guess_routes(events: Sequence[Event], within_s: float) -> list[tuple[int, ..
     """Chain events.
 
     Args:
-        within_s: the longest that a node is assumed to hold a message.
+        within_s: the longest time that a node is assumed to hold a message.
     Returns:
         A route for each chain: the node where it began and all that follow.
     """
@@ -144,7 +144,7 @@ def guess_routes(events: Sequence[Event], within_s: float) -> list[tuple[int, ..
             last = chain[-1]
             if event.time_s - last.time_s > within_s:
                 continue
-            # Nobody sends back where it came from, nor to whom has had it.
+            # No node sends a message back, or to a node that had it before.
             if last.target == event.source and event.target not in {seen.source for seen in chain}:
                 chain.append(event)
                 ends.remove(chain)
