@@ -91,8 +91,8 @@ class Case:
         connections, connections_meanwhile: number opened in total, and after the first query began.
         records, record_sizes: numbers of records and of their sizes; strange: connections with bytes that
             are not a record of an allowed size.
-        by_connections, by_records: shares of the routes that the observer found, 0 to 1; guesses_…: numbers of
-            chains that it takes for routes.
+        by_connections, by_records: shares of the routes that the observer found, 0 to 1; guesses_…: chains
+            that it takes for routes.
         trace: for the plot: (time, source, target, bytes) of each record, and of each connection with 0.
     """
 
