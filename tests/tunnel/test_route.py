@@ -191,6 +191,23 @@ def test_the_best_profile_for_a_purpose(purpose: Purpose, proxies: int, name: st
         assert best_profile(CROWD[:4], content_bytes, proxies, purpose=purpose).name == name
 
 
+@pytest.mark.parametrize(
+    ("offered", "name"),
+    [
+        ((2, 5, 18), "stream"),
+        ((1, 2, 18), "default-hctr"),
+        ((1, 3, 4), "long"),
+        ((1, 4), "bulk"),
+        ((1,), "interactive"),
+    ],
+)
+def test_a_stream_takes_the_next_best_where_a_node_does_not_offer_its_geometry(
+    offered: tuple[int, ...], name: str
+) -> None:
+    peers = [*CROWD[:3], described("choosy", offered)]
+    assert best_profile(peers, purpose="stream").name == name
+
+
 def test_the_best_profile_is_one_that_all_offer() -> None:
     only_bulk = [described("bulk only", (4, 20)), described("bulk 0", (4,))]
     assert best_profile(only_bulk, 10) == Profile(BULK)
