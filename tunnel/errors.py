@@ -57,6 +57,7 @@ __all__ = [
     "TargetNotAllowed",
     "TooManyFiles",
     "TunnelError",
+    "TunnelSilent",
     "TunnelStopped",
 ]
 
@@ -245,6 +246,15 @@ class TargetNotAllowed(PeerError):
     """An unknown service name, or a sub-stream target that the rules of this node forbid."""
 
     code = ErrorCode.TARGET_NOT_ALLOWED
+
+
+class TunnelSilent(PeerError):
+    """Nothing arrives over an established tunnel any more, not even the answer to a probe.
+
+    Its place is not known: the other end, or any node or link on the way.
+    """
+
+    code = ErrorCode.TIMEOUT
 
 
 class TunnelStopped(PeerError):

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import EllipsisType
 from typing import Any
 
@@ -15,12 +15,14 @@ import pytest
 
 from reactor import Service
 from tests.integration.test_error_reports import fail_hop
+from tests.integration.test_silent_tunnels import Swallower
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tests.support.raw_peer import RawPeer
 from tunnel import Echo, Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import PeerError
-from tunnel.geometry import BULK, DEFAULT
+from tunnel.established import TunnelLimits
+from tunnel.geometry import DEFAULT
 from tunnel.link.cells import CellType
 from tunnel.node.counters import Counters
 from tunnel.node.tunnels.tunnel import NodeTunnel
@@ -103,11 +105,18 @@ def header(net: LocalNetwork, *, age_s: int = 0, opener: int = RELAY) -> bytes:
     return build_header(PROFILE, [(hop, slot)], engine=ENGINE, random_bytes=os.urandom)
 
 
-def send_headers(net: LocalNetwork, *headers: bytes, profile: Profile = PROFILE) -> None:
+def cut_a_header(net: LocalNetwork) -> None:
+    with RawPeer(net[RELAY].descriptor, ENGINE).handshake() as peer:
+        peer.open(PROFILE, header(net)[:-1])
+        peer.send_fin()
+        assert peer.reset_code() is not None
+
+
+def send_headers(net: LocalNetwork, *headers: bytes) -> None:
     """Headers on streams of one link to the relay; the last one is refused."""
     with RawPeer(net[RELAY].descriptor, ENGINE).handshake() as peer:
         for number, each in enumerate(headers):
-            peer.open(profile, each, stream=2 * number + 1)
+            peer.open(PROFILE, each, stream=2 * number + 1)
         assert peer.reset_code(stream=2 * len(headers) - 1) is not None
         for number in range(len(headers) - 1):
             peer.send_fin(stream=2 * number + 1)
@@ -141,6 +150,15 @@ def abort_a_tunnel(net: LocalNetwork) -> None:
     def use(tunnel: NodeTunnel) -> Service[None]:
         yield from (yield from tunnel.open("echo")).write(b"hello")
         raise PeerError("on purpose")
+
+    fails(net[ALICE].tunnel(net[BOB].id, use, route=route(net), profile=PROFILE))
+
+
+def use_a_tunnel_that_falls_silent(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        yield from tunnel.answered()
+        Swallower(monkeypatch).swallow(net[RELAY], net[ALICE], net[BOB])
+        yield from tunnel.ask(b"lost")
 
     fails(net[ALICE].tunnel(net[BOB].id, use, route=route(net), profile=PROFILE))
 
@@ -244,8 +262,8 @@ CASES = {
         {RELAY: {"headers_over_rate": 1}},
         limits=Limits(replay_tags=1),
     ),
-    "profile that is not offered": Case(
-        lambda net: send_headers(net, b"", profile=Profile(BULK)),
+    "cut header": Case(
+        cut_a_header,
         {RELAY: {"headers_refused": 1, "headers_unreadable": 0}},
     ),
     "follow-up": Case(
@@ -277,6 +295,12 @@ CASES = {
                 "sub_streams_refused": 1,
             },
         },
+    ),
+    "silent tunnel": Case(
+        use_a_tunnel_that_falls_silent,
+        {ALICE: {"tunnels_failed": 1, "tunnels_silent": 1}, RELAY: {"tunnels_silent": 0}},
+        limits=replace(LIMITS, tunnel=TunnelLimits(silent_s=1.0)),
+        needs=("monkeypatch",),
     ),
     "aborted tunnel": Case(
         abort_a_tunnel, {ALICE: {"tunnels": 1, "tunnels_failed": 1}, BOB: {"tunnels_failed": 1}}

@@ -16,7 +16,7 @@ from tunnel.onion.message import ChunkType
 from tunnel.onion.status import read_status
 
 STATUSES = load_vectors("status", expected=19)
-TUNNELS = load_vectors("established", expected=11)
+TUNNELS = load_vectors("established", expected=13)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
@@ -104,6 +104,8 @@ def test_a_reader_of_both_directions_written_from_the_document(name: str) -> Non
             assert data == int(words[1]).to_bytes(2, "big") + int(words[2]).to_bytes(4, "big")
         elif kind is ChunkType.END:
             assert data == words[1].encode()
+        elif kind is ChunkType.PAD:
+            assert data == (b"" if words[1:] == ["LAST"] else bytes.fromhex(words[1]))
         if kind is ChunkType.REKEY or (kind is ChunkType.HELLO and end == "bob"):
             if end in switched:
                 keys[end] = expand(keys[end], b"rekey", 32)

@@ -161,6 +161,23 @@ def _given_up(engine: TunnelEngine) -> Scenario:
     return run.scenario()
 
 
+def _probes(engine: TunnelEngine) -> Scenario:
+    run = _Run("a probe of each end, and its answer", engine)
+    run.hello()
+    run.alice.silence.probe()
+    run.send_all(("alice", "PAD 01"), ("bob", "PAD 02"))
+    run.bob.silence.probe()
+    run.send_all(("bob", "PAD 01"), ("alice", "PAD 02"))
+    return run.scenario()
+
+
+def _unasked_answer(engine: TunnelEngine) -> Scenario:
+    run = _Run("an answer to a probe that Bob has not sent", engine, early=True)
+    run.send("alice", "HELLO")
+    plain = bytes([3, 0, 0, 0, 0, 1, 2])
+    return run.refuse("alice", "PAD 02", _sealed(engine, _early_key(Direction.FORWARD), 1, plain))
+
+
 def _early(engine: TunnelEngine) -> Scenario:
     run = _Run("a message before Bob's HELLO", engine, early=True)
     run.alice.outgoing.write(b"ping")
@@ -243,6 +260,8 @@ _SCENARIOS: dict[str, Callable[[TunnelEngine], Scenario]] = {
     "sub_stream": _sub_stream,
     "given_up": _given_up,
     "early": _early,
+    "probes": _probes,
+    "bad_answer_unasked": _unasked_answer,
     "bad_hello_replayed": _replayed_hello,
     "bad_hello_of_low_order": _low_order_hello,
     "bad_message_before_hello": _before_hello,

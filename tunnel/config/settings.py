@@ -280,7 +280,7 @@ _OWN = [
 
 _TABLE_OF = {
     "routes": "route_hops route_bias answer_hops guards prepared prepared_tunnels",
-    "timeouts": "dial_s idle_s answer_s",
+    "timeouts": "dial_s idle_s answer_s silent_s",
     "links": "links links_ahead link_policy",
     "padding": "padding padding_gap_s",
 }

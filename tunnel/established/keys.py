@@ -87,6 +87,12 @@ class TunnelLimits:
         least=LEAST_SUB_STREAMS,
         most=32_767,
     )
+    silent_s: float = setting(
+        10.0,
+        "An established tunnel on which traffic waits is ended when nothing has arrived for this long, not "
+        "even the answer to a probe. Raise it if links of the route are slower than 1 Mbit/s.",
+        "s",
+    )
 
     # Not in the configuration: for tests, and `early` for programs that know its price.
     window_chunks: int | None = None  # of each stream, 4 to 1,024 full chunks; None: see `window_bytes`

@@ -1,4 +1,4 @@
-"""The chunks of an established tunnel: layouts of HELLO, OPEN, CLOSE and CREDIT, and the two state tables.
+"""The chunks of an established tunnel: layouts of HELLO, OPEN, CLOSE, CREDIT and PAD, and two state tables.
 
 Each state table describes one direction as its receiver sees it. `TUNNEL_TABLE` is for the tunnel: HELLO, the
 key switch, the end. `STREAM_TABLE` is for one stream: a sub-stream, or stream 0, the messages, which starts
@@ -33,6 +33,7 @@ __all__ = [
     "STREAM_TABLE",
     "TUNNEL_TABLE",
     "Hello",
+    "Pad",
     "StreamEvent",
     "StreamState",
     "Target",
@@ -263,6 +264,26 @@ def unpack_open(data: bytes) -> tuple[Target, bytes]:
     if len(proof) not in (0, PROOF_BYTES):
         raise MalformedMessage(f"OPEN has {len(proof)} bytes after its target, expected 0 or {PROOF_BYTES}")
     return target, proof
+
+
+class Pad(IntEnum):
+    """What a PAD asks of its receiver: the one byte of its data, which most do not have."""
+
+    NOTHING = 0  # no data
+    PROBE = 1  # answer at once
+    ANSWER = 2
+
+    def pack(self) -> bytes:
+        return bytes([self]) if self else b""
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Pad:
+        """Raises MalformedMessage: not written by `pack`."""
+        if not data:
+            return cls.NOTHING
+        if len(data) > 1 or data[0] not in (cls.PROBE, cls.ANSWER):
+            raise MalformedMessage(f"PAD has the data {data[:8].hex()}, expected none, 01 or 02")
+        return cls(data[0])
 
 
 def pack_close(code: ErrorCode | None) -> bytes:

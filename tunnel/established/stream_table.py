@@ -101,6 +101,11 @@ class SubStreamTable(Generic[N]):
         """The other end has closed the messages, and no sub-stream is open."""
         return self.messages.state is StreamState.ENDED and not self._streams
 
+    @property
+    def waits(self) -> bool:
+        """The user may wait for the other end: a sub-stream is open, or a message has arrived in part."""
+        return bool(self._streams) or self.messages_in.is_arriving
+
     def other_end_allows(self, window: int, sub_streams: int) -> None:
         """Apply the limits of the other end's HELLO; until then the least was assumed."""
         more = window - self._other_window

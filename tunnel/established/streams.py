@@ -283,26 +283,29 @@ class IncomingMessages(Incoming[N]):
     """The incoming half of stream 0: messages, one after the other.
 
     `next_message` begins a message; `readinto` reads it and returns 0 at its end, `read` b"".
+
+    Attributes:
+        is_arriving: a part of a message has arrived, its end has not.
     """
 
     def __init__(self, window: int, *, readable: N, changed: Callable[[], None]) -> None:
         super().__init__(window, readable=readable, changed=changed)
         self._first = 0  # position of the buffer's first byte in the stream
         self._ends: deque[int] = deque()  # positions of the ends of messages
-        self._is_arriving = False  # a part of a message has arrived, its end has not
+        self.is_arriving = False
         self._is_reading = False
 
     def put(self, data: memoryview, *, is_end: bool = False) -> None:
         self._charge(len(data) + END_COST_BYTES * is_end)
         self._buffer += data
-        self._is_arriving = not is_end
+        self.is_arriving = not is_end
         if is_end:
             self._ends.append(self._first + len(self._buffer))
         self.readable.set()
 
     def finish(self) -> None:
         """The other end sends no more messages. Raises MalformedMessage: the last one is incomplete."""
-        if self._is_arriving:
+        if self.is_arriving:
             raise MalformedMessage("the other end closed the messages inside a message")
         super().finish()
 

@@ -6,7 +6,8 @@ sub-streams. Nothing here waits, and memory is bounded: the window bounds each s
 bounds the number of streams.
 
 Order of sending: HELLO; Alice's first REKEY; a REKEY that is due; the chunks of the stream table (see
-`tunnel.established.stream_table`); a requested PAD; at the end padding and LAST.
+`tunnel.established.stream_table`); a requested PAD; at the end padding and LAST. A probe, and the answer to
+one (see `tunnel.established.silence`), precede the chunks of the table.
 
 An error from `received` ends the tunnel: every stream raises it from then on, and the node resets the link
 stream with its code. Bytes read before are authentic.
@@ -30,6 +31,7 @@ from tunnel.errors import (
     MalformedMessage,
     PeerError,
     SubStreamReset,
+    TunnelSilent,
 )
 from tunnel.established.keys import (
     LEAST_SUB_STREAMS,
@@ -42,13 +44,16 @@ from tunnel.established.keys import (
 from tunnel.established.layouts import (
     TUNNEL_TABLE,
     Hello,
+    Pad,
     StreamEvent,
+    StreamState,
     Target,
     TunnelState,
     unpack_close,
     unpack_credit,
     unpack_open,
 )
+from tunnel.established.silence import Silence
 from tunnel.established.stream_table import SubStreamTable
 from tunnel.established.streams import IncomingMessages, MessageWriter, N, SubStream
 from tunnel.geometry import Geometry, padme
@@ -70,6 +75,7 @@ class EstablishedTunnel(Generic[N]):
         sendable, acceptable, openable: notifiers, set when `next_chunk`, `accept` or `open` is worth another
             try.
         other_end_gave_up: it gave up the whole tunnel.
+        silence: notices that the other end no longer answers; see `look`.
     """
 
     def __init__(
@@ -102,8 +108,10 @@ class EstablishedTunnel(Generic[N]):
         self._sealer, self._opener = self.keys.sealer, self.keys.opener
         self._sending = self._receiving = TunnelState.AWAIT_HELLO
         self._key_since_s: float | None = None
+        self._made_s: float | None = None  # when the chunk was made that the node still sends
 
         self.sendable = make_notifier()
+        self.silence = Silence(self._limits.silent_s, stirred=make_notifier(), on_due=self.sendable.set)
         self.table: SubStreamTable[N] = SubStreamTable(
             capacity,
             window=window,
@@ -169,22 +177,29 @@ class EstablishedTunnel(Generic[N]):
         return self.table.held_bytes
 
     def next_chunk(self, out: memoryview, now_s: float) -> bool:
-        """Fill the next chunk to send, if anything is due.
+        """Fill the next chunk to send, if anything is due. The one before must have left this node.
 
         Args:
             out: writable, C bytes; undefined content if this returns False.
-            now_s: monotonic; used only for the age of keys.
+            now_s: monotonic; for the age of keys, and for `look`.
         Returns:
             False: nothing is due; wait for `sendable`.
         Raises:
             LocalTunnelError: wrong length of `out`.
         """
         self._check_length(out)
+        silence = self.silence
+        self._made_s = None
+        if silence.is_leaving:
+            silence.left(now_s)
         if self._error is not None or self._sending is TunnelState.ENDED:
             return False
         if self._key_since_s is None:
             self._key_since_s = now_s
-        return self._send_handshake(out, now_s) or self._send_content(out, now_s)
+        if not (self._send_handshake(out, now_s) or self._send_content(out, now_s)):
+            return False
+        self._made_s = now_s
+        return True
 
     def received(self, chunk: memoryview) -> None:
         """Process the next received chunk; it is opened in place.
@@ -220,6 +235,28 @@ class EstablishedTunnel(Generic[N]):
             self.keys.forget()
             self._fail_streams(error)
             self.sendable.set()
+
+    def look(self, now_s: float) -> None:
+        """Check that the other end still answers. To be called every `silence.tick_s` from when
+        `silence.stirred` is set until `silence.is_settled`.
+
+        Raises:
+            TunnelSilent: it does not. `fail` the tunnel with it.
+        """
+        is_sending = self._sending in (TunnelState.EARLY, TunnelState.RUNNING)
+        expects = self._receiving is not TunnelState.ENDED
+        if self._error is not None or not (is_sending or expects):
+            self.silence.settle()
+            return
+        dead = self.silence.look(
+            now_s,
+            made_s=self._made_s,
+            waits=self.table.waits,
+            can_probe=is_sending and not self._is_closing(),
+            expects=expects,
+        )
+        if dead is not None:
+            raise TunnelSilent(dead)
 
     def pad(self) -> None:
         """Send one empty chunk, so that no hop ends the tunnel as idle."""
@@ -318,6 +355,7 @@ class EstablishedTunnel(Generic[N]):
                 return False
             self._seal(out, ChunkType.HELLO, self.keys.hello)
             if self._is_alice:
+                self.silence.sent(now_s)
                 self._sending = TunnelState.EARLY
                 return True
         elif self._sending is TunnelState.EARLY and self._receiving is not TunnelState.AWAIT_HELLO:
@@ -334,15 +372,19 @@ class EstablishedTunnel(Generic[N]):
             return False
         if self._receiving is TunnelState.AWAIT_HELLO and not self._limits.early:
             return False
-        closing = self._is_closing()
-        if not (closing or self._pad_wanted or self.table.is_due):
+        closing, silence = self._is_closing(), self.silence
+        if not (closing or self._pad_wanted or self.table.is_due or silence.is_due):
             return False
         self._pad_wanted = False  # any chunk keeps the tunnel alive
         if self._key_is_old(now_s):
             self._seal(out, ChunkType.REKEY)
             self._sealer.step()
             self._key_since_s = now_s
+        elif silence.is_due and not closing:
+            self._seal(out, ChunkType.PAD, silence.take().pack())
         elif self.table.is_due:
+            if not silence.is_unsure:
+                silence.sent(now_s)
             kind, sub_stream, length = self.table.fill(out[CHUNK_HEAD.size : -CHUNK_TAG_BYTES])
             self._sealer.seal(out, kind, length, sub_stream=sub_stream)
         else:
@@ -387,9 +429,17 @@ class EstablishedTunnel(Generic[N]):
             self._check_bare(chunk, length=0)
             self._receive_rekey()
         elif kind is ChunkType.PAD:
-            self._check_bare(chunk, length=0)
+            self._check_bare(chunk)
+            self._receive_pad(Pad.unpack(bytes(chunk.data)))
         else:
+            self.silence.heard()
             self._receive_content(chunk)
+
+    def _receive_pad(self, pad: Pad) -> None:
+        if pad is not Pad.NOTHING:
+            self.silence.received(pad)
+        elif self.is_given_up or self.table.messages.state is StreamState.ENDED:
+            self.silence.heard()  # it may fill up a long direction, which takes a while
 
     def _receive_hello(self, data: bytes) -> None:
         hello = Hello.unpack(
@@ -402,6 +452,9 @@ class EstablishedTunnel(Generic[N]):
             self.keys.switch_receiving()
         self._receiving = TunnelState.RUNNING if self._is_alice else TunnelState.EARLY
         self.table.other_end_allows(hello.window, hello.sub_streams)
+        self.silence.heard()
+        if self._is_alice and not self._limits.early:
+            self.silence.settle()  # so far only HELLO has waited for an answer
         self.sendable.set()
 
     def _receive_rekey(self) -> None:

@@ -210,7 +210,7 @@ class TunnelPool:
             tunnel = yield from self._open_tunnel()
             place.tunnel = tunnel
             place.settle()
-            yield Select(tunnel.carrier.handle, place.leave, Sleep(self._life_s))
+            yield from tunnel.carrier.stand(place.leave, self._life_s)
             self._forget(key, place)
             while tunnel.core.own_streams and not tunnel.has_ended:
                 yield Select(tunnel.carrier.handle, Sleep(_LOOK_S))

@@ -38,7 +38,8 @@ class Counters:
         headers_unreadable, headers_expired, headers_replayed, headers_over_rate: frames refused for their
             header: it opens with no key of this node or asks for what is forbidden; it is too old; it was
             here before; its neighbour sends too many, or there is no room to remember it.
-        headers_refused: frames refused for other reasons, such as a profile that is not offered.
+        headers_refused: frames refused for other reasons, such as a header that is cut or does not come, or a
+            profile that is not offered.
         frames_relayed: frames that this node has passed on or tried to.
         frames_failed: frames of others that broke here after their header was accepted, wherever the fault
             was; not those whose failure a node behind this one has reported.
@@ -55,6 +56,7 @@ class Counters:
 
         tunnels, tunnels_accepted: established tunnels by the end that opened them, this node or another.
         tunnels_failed: tunnels at either end that could not be opened, broke or were given up.
+        tunnels_silent: of those, the ones from which nothing arrived any more.
         tunnel_bytes_in, tunnel_bytes_out: chunks of tunnels that end here, counted when their tunnel ends.
         sub_streams, sub_streams_accepted: sub-streams by the end that opened them.
         sub_streams_refused: of the accepted ones, those given up before this node confirmed them.
@@ -98,6 +100,7 @@ class Counters:
     tunnels: int = 0
     tunnels_accepted: int = 0
     tunnels_failed: int = 0
+    tunnels_silent: int = 0
     tunnel_bytes_in: int = 0
     tunnel_bytes_out: int = 0
     sub_streams: int = 0

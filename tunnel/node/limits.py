@@ -206,6 +206,14 @@ class Limits:
             raise TypeError(f"tunnel: expected TunnelLimits, got {type(self.tunnel).__name__}")
 
     @property
+    def tunnel_ends(self) -> TunnelLimits:
+        """`tunnel` for the tunnels that end here: with more patience where links have a constant rate, since
+        16 KiB a second are slow."""
+        if self.padding is not PaddingMode.CONSTANT:
+            return self.tunnel
+        return replace(self.tunnel, silent_s=max(self.tunnel.silent_s, self.idle_s))
+
+    @property
     def pool_policy(self) -> PoolPolicy:
         """The policy for the links to one neighbour."""
         if self.link_policy is LinkPolicy.ONCE:

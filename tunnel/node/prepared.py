@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from reactor import Reactor, RunInThread, Select, Service, Signal, Sleep
+from reactor import Reactor, RunInThread, Service, Signal
 from tunnel.errors import TunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
@@ -206,8 +206,9 @@ class _Place:
 class PreparedTunnels:
     """The prepared tunnels of one node. Everything runs in the reactor's thread.
 
-    A service owns each tunnel until a caller takes it. One that has ended, or whose other end has closed, is
-    discarded early. They count among the node's queries, and use half of that limit at most.
+    A service owns each tunnel until a caller takes it, and probes it from time to time. One that has ended or
+    answers no more, or whose other end has closed, is discarded early. They count among the node's queries,
+    and use half of that limit at most.
 
     Args:
         per_kind: number for each kind; 0: none.
@@ -286,7 +287,7 @@ class PreparedTunnels:
             place.route, profile = draw()
             place.tunnel = tunnel = yield from open_tunnel(self._node, place.route, profile)
             if not place.is_over:
-                yield Select(place.wake, tunnel.carrier.handle, Sleep(self._life_s))
+                yield from tunnel.carrier.stand(place.wake, self._life_s)
             if not place.is_taken and not tunnel.has_ended:
                 self._forget(places, place)
                 yield from tunnel.close()

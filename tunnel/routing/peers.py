@@ -27,6 +27,7 @@ log = logging.getLogger("tunnel.node")
 # The first back-off is about the time of a restart; the longest still lets a repaired node be used soon.
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 600.0
+_SUSPECT_S: Final = 60.0
 _MAX_PEERS: Final = 4096  # about 200 bytes each
 
 
@@ -96,6 +97,14 @@ class PeerTable:
         if peer.is_online is not False:
             peer.is_online = False
             self._notify("peer_offline", node_id)
+
+    def suspected(self, node_id: bytes) -> None:
+        """Avoid a peer for a minute: one of several that may have caused a silence. The next contact with it
+        ends that. It is no failure: most of those suspected are innocent.
+        """
+        if node_id != self._own_id:
+            peer = self._touch(node_id)
+            peer.retry_s = max(peer.retry_s, self.now_s() + _SUSPECT_S)
 
     def _notify(self, event: Literal["peer_online", "peer_offline"], node_id: bytes) -> None:
         for listener in list(self.listeners):

@@ -42,6 +42,7 @@ from tunnel.errors import (
     NodeStopped,
     PeerError,
     QueryFailed,
+    TunnelSilent,
     TunnelStopped,
 )
 from tunnel.established import End, EstablishedTunnel
@@ -88,7 +89,7 @@ class TunnelLife:
             end,
             engine=node.engine,
             make_notifier=Signal,
-            limits=node.limits.tunnel,
+            limits=node.limits.tunnel_ends,
         )
         self.profile = profile
         self.counters = node.counters
@@ -245,6 +246,22 @@ class Carrier:
             raise renewed(self.error)
         return self.report
 
+    def stand(self, leave: Signal, life_s: float) -> Service[None]:
+        """Own a tunnel that stands ready: wait until `leave` is set, `life_s` has passed or it has ended.
+
+        While it carries no sub-stream, a probe takes the place of the chunk that keeps it alive. So a dead
+        one ends before a user waits for it.
+        """
+        node, tick_s = self._node, self._node.limits.idle_s / 3
+        ends_s = node.now_s() + life_s
+        waiting = Select(leave, self.handle, Sleep(min(tick_s, life_s)))
+        while node.now_s() < ends_s:
+            chosen = yield waiting
+            if not isinstance(chosen.source, Sleep):
+                return
+            if self.life is not None and not self.life.core.own_streams:
+                self.life.core.silence.probe()
+
     def give_up(self) -> None:
         """Abort the tunnel in both directions, for its user. No effect after its end."""
         self._was_given_up = self.is_closing = True
@@ -355,6 +372,9 @@ class _Carriage:
                 raise
             if isinstance(error, TunnelStopped):
                 self._place = "this node"
+            if isinstance(error, TunnelSilent):
+                for node_id in self._sent.route.proxies:
+                    node.peers.suspected(node_id)
             failure = explain(node, self._sent, error, self._stream, where=self._place)
             if not (yield from had_old_keys(node, failure, used)):
                 node.peers.query_failed(failure)
@@ -558,8 +578,10 @@ def pump(
 
     node.tunnels.enter(core)
     try:
-        silence = idle_watch([_Heard(stream)], node.limits.idle_s)
-        yield from run_with_guards(send(), receive(), _keep_alive(node, core), silence)
+        idle = idle_watch([_Heard(stream)], node.limits.idle_s)
+        yield from run_with_guards(
+            send(), receive(), _keep_alive(node, core), idle, _watch_silence(node, core)
+        )
     except PeerError as error:
         core.fail(error)
         raise
@@ -635,6 +657,24 @@ class _Heard:
     @property
     def content_in(self) -> int:
         return self._stream.content_in
+
+
+def _watch_silence(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
+    """Look whether the other end still answers, while traffic waits for it.
+
+    Raises:
+        TunnelSilent: it does not.
+    """
+    silence = core.silence
+    while True:
+        yield silence.stirred
+        while not silence.is_settled:
+            yield Sleep(silence.tick_s)
+            try:
+                core.look(node.now_s())
+            except TunnelSilent:
+                node.counters.tunnels_silent += 1
+                raise
 
 
 def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
