@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.server
 import json
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.commands import running
 from tunnel.cli.front import listen_place, read_users
 from tunnel.cli.main import main
 from tunnel.errors import ConfigError
@@ -103,21 +100,6 @@ def test_errors_before_it_is_ready(
 
 
 # --- processes ----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A command that runs until the block ends, and its first line."""
-    command = [sys.executable, "-m", "tunnel", *arguments, "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with process:
-        try:
-            assert process.stdout is not None
-            yield process, json.loads(process.stdout.readline())
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-    assert process.returncode == 0
 
 
 class _Hello(http.server.BaseHTTPRequestHandler):
