@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from reactor import Reactor
 from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
 from tunnel.config.kinds import write_toml
-from tunnel.config.repeated import REPEATED, PublishEntry, reference
+from tunnel.config.repeated import REPEATED, PublishEntry, SocksEntry, reference
 from tunnel.config.settings import REQUIRED, TABLES
 from tunnel.errors import ConfigError
 from tunnel.established import TunnelLimits
+from tunnel.front.socks_server import Isolation
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
@@ -85,6 +86,21 @@ def test_the_document_is_made_from_the_settings() -> None:
 KEY = "0f" * 32
 
 
+def test_the_ports_for_programs() -> None:
+    config = make(f"""
+        [[socks]]
+        exit = "{KEY}"
+        [[socks]]
+        exit = "{KEY}"
+        listen = "[::1]:0"
+        isolate = "Connection"
+    """)
+    assert config.socks == (
+        SocksEntry(bytes.fromhex(KEY), Address("127.0.0.1", 1080), Isolation.AUTH),
+        SocksEntry(bytes.fromhex(KEY), Address("::1", 0), Isolation.CONNECTION),
+    )
+
+
 def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
     assert make("").published == ()
     config = make(f"""
@@ -116,6 +132,10 @@ def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
         ('[[publis]]\nname = "a"', "there is no table [publis]", "did you mean [[publish]]?"),
         ('[[node]]\nlisten = "a"', "node = …: expected a table", "[node]"),
         ("[[publish]]\n" * 65, "occurs 65 times", ""),
+        ("[[socks]]", "[[socks]] 1: exit is missing", "the id of a node"),
+        ('[[socks]]\nexit = "node-7"', "exit = 'node-7': expected 64 hex digits", ""),
+        (f'[[socks]]\nexit = "{KEY}"\nlisten = "0.0.0.0:1080"', "a loopback address", ""),
+        (f'[[socks]]\nexit = "{KEY}"\nisolate = "none"', 'one of "auth", "listener", "connection"', ""),
     ],
 )
 def test_a_wrong_entry_is_refused_with_its_place(text: str, message: str, hint: str) -> None:

@@ -18,6 +18,8 @@ from tunnel.cli import main
 from tunnel.client import ClientNode, ControlClient, ServiceClient
 from tunnel.client.aio import AsyncClient
 from tunnel.control import PeerState
+from tunnel.crypto.primitives import tunnel_engine
+from tunnel.directory import StaticDirectory
 from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError, SubStreamReset
 from tunnel.established import Target, TargetKind
 from tunnel.services import Echo, Query, Reply, Services
@@ -77,6 +79,38 @@ def test_a_node_with_rules_is_an_exit_and_never_to_itself(tmp_path: Path) -> Non
             pytest.raises(SubStreamReset, match="TARGET_NOT_ALLOWED"),
         ):
             tunnel.open(loopback(server.getsockname()[1]), timeout_s=PATIENCE_S)
+
+
+def test_a_node_has_a_port_for_programs(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    assert main(["network", str(folder), "--nodes", "3", "--exit", "node-2"]) == 0
+    exit_id = next(iter(StaticDirectory.load(folder / "peers" / "node-2", tunnel_engine()))).node_id
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = folder / "node-0" / "node.toml"
+    table = f'[routes]\nroute_hops = 1\n[[socks]]\nexit = "{exit_id.hex()}"\nlisten = "127.0.0.1:{port}"\n'
+    config.write_text(config.read_text() + table)
+    with (
+        open_node(folder / "node-1" / "node.toml"),
+        open_node(folder / "node-2" / "node.toml"),
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        with open_node(config), socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as program:
+            target = b"\x7f\0\0\x01" + server.getsockname()[1].to_bytes(2)
+            program.sendall(b"\x04\x01" + target[4:] + target[:4] + b"\0hello")
+            with server.accept()[0] as conn:
+                assert conn.recv(5) == b"hello"
+                conn.sendall(b"world")
+                assert program.recv(8) == b"\0\x5a" + bytes(6)
+                assert program.recv(5) == b"world"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        with (
+            socket.create_server(("127.0.0.1", port)),
+            pytest.raises(ConfigError, match=r"\[\[socks\]\] 1: cannot listen"),
+            open_node(config),
+        ):
+            pass
 
 
 def loopback(port: int) -> Target:

@@ -106,7 +106,7 @@ def run_socks(options: argparse.Namespace) -> int:
         if isinstance(client.node, ControlClient):
             raise ConfigError(
                 f"the node of {options.config} is running, and opens no tunnels for other programs",
-                "give the configuration of a client, or stop that node: this command then runs it",
+                "add [[socks]] to its configuration and restart it; or give the configuration of a client",
             )
         exit_id = client.names.resolve(options.exit)
         route = _route(options.via, client, exit_id)

@@ -30,7 +30,9 @@ __all__ = [
     "HostPort",
     "Integer",
     "ListOf",
+    "LoopbackPlace",
     "NetworkId",
+    "NodeId",
     "Number",
     "Place",
     "PrivateRange",
@@ -235,6 +237,20 @@ class Place(_AsWritten):
 
 
 @dataclass(frozen=True, slots=True)
+class LoopbackPlace(_AsWritten):
+    """An address that only this machine reaches, and a port."""
+
+    expected = 'a loopback address and a port, as "127.0.0.1:1080" or "[::1]:1080", port 0 for any free one'
+
+    def check(self, value: Any) -> Address:
+        host, port = _host_and_port(value, 0)
+        address = ipaddress.ip_address(host)
+        if not address.is_loopback:
+            raise ValueError
+        return Address(str(address), port)
+
+
+@dataclass(frozen=True, slots=True)
 class HostPort(_AsWritten):
     """A host by name or address, and a port; with `or_empty` also None, from empty text."""
 
@@ -294,6 +310,16 @@ class ClientKeyId(_AsWritten):
     """The public key of a client, 32 bytes in hex."""
 
     expected = "64 hex digits, the public key of a client"
+
+    def check(self, value: Any) -> bytes:
+        return _id_of(value, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeId(_AsWritten):
+    """The id of a node, 32 bytes in hex."""
+
+    expected = "64 hex digits, the id of a node"
 
     def check(self, value: Any) -> bytes:
         return _id_of(value, 64)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tunnel.arguments import LEAST_SECONDS, MOST_SECONDS, checked_count, checked_seconds, did_you_mean
 from tunnel.config.kinds import MOST_PORT, Choice, ListOf
-from tunnel.config.repeated import REPEATED, PublishEntry, RepeatedTable
+from tunnel.config.repeated import REPEATED, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
     ENVIRONMENT_PREFIX,
     REMOVED,
@@ -50,7 +50,7 @@ class NodeConfig:
         state, keys, files, folder, publish: absolute paths. publish: None: not published.
         listen: None: does not listen. advertise: empty: the address of `listen`. family: None: no family.
         profiles: empty: all that the engine supports. rules: of the exit; empty: no exit.
-        published: TCP services that the node offers.
+        published: TCP services that the node offers. socks: its ports for programs of this machine.
         is_client: keys = "none": a client, which makes fresh keys for each run.
     """
 
@@ -76,6 +76,7 @@ class NodeConfig:
     folder: Path
     rules: tuple[str, ...]
     published: tuple[PublishEntry, ...]
+    socks: tuple[SocksEntry, ...]
     stop_s: float
     limits: Limits
     files_settings: FilesSettings
@@ -157,6 +158,7 @@ def make_config(
             f"{source}: [peers] dht = true needs exchange = true: nodes pass on what they find",
             "remove the line exchange = false",
         )
+    values["node"]["socks"] = repeated["socks"]
     values["node"]["published"] = _published(repeated["publish"], values["node"]["names"], source)
     config = NodeConfig(
         **_resolved(values["node"], Path(os.path.realpath(folder))),

@@ -1,4 +1,4 @@
-"""Tables that may occur several times: `[[publish]]`.
+"""Tables that may occur several times: `[[publish]]`, `[[socks]]`.
 
     [[publish]]
     name = "ssh"
@@ -16,10 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tunnel.config.kinds import ClientKeyId, HostPort, ListOf, ServiceName
+from tunnel.config.kinds import Choice, ClientKeyId, HostPort, ListOf, LoopbackPlace, NodeId, ServiceName
 from tunnel.config.settings import REQUIRED, SETTINGS, TABLES, Setting, describe
+from tunnel.front.socks_server import Isolation
+from tunnel.identity.descriptor import Address
 
-__all__ = ["REPEATED", "PublishEntry", "RepeatedTable", "reference"]
+__all__ = ["REPEATED", "PublishEntry", "RepeatedTable", "SocksEntry", "reference"]
 
 _MOST_CLIENTS = 1_024
 
@@ -31,6 +33,15 @@ class PublishEntry:
     name: str
     to: tuple[str, int]
     clients: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SocksEntry:
+    """One SOCKS and CONNECT port of the node. Attributes: exit: id of the exit."""
+
+    exit: bytes
+    listen: Address
+    isolate: Isolation
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,31 @@ REPEATED: Final = {
                 [],
                 "Public keys of the clients that may use it, from `mtun keygen --client`. Empty: everybody "
                 "in the network.",
+            ),
+        ),
+    ),
+    "socks": RepeatedTable(
+        "A SOCKS5, SOCKS4a and HTTP CONNECT port for programs of this machine, with tunnels from this node "
+        "to an exit; see `mtun socks` in cli.md.",
+        SocksEntry,
+        (
+            Setting(
+                "socks", "exit", NodeId(), REQUIRED, "The exit: a node whose [exit] rules allow the targets."
+            ),
+            Setting(
+                "socks",
+                "listen",
+                LoopbackPlace(),
+                "127.0.0.1:1080",
+                "Where programs connect to. No password.",
+            ),
+            Setting(
+                "socks",
+                "isolate",
+                Choice({str(kind): kind for kind in Isolation}),
+                str(Isolation.AUTH),
+                "Connections that share a tunnel: those with the same user and password (auth), all "
+                "(listener), or none (connection).",
             ),
         ),
     ),

@@ -31,6 +31,7 @@ from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
 from tunnel.directory.base import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
+from tunnel.front.socks_server import SocksServer
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys, keygen_hint
@@ -190,6 +191,24 @@ def make_node(
     return node
 
 
+def _open_fronts(config: NodeConfig, node: Node, undo: ExitStack) -> list[SocksServer]:
+    """The SOCKS ports of a configuration, closed by `undo`. Raises ConfigError: a port cannot be used."""
+    fronts = []
+    for number, entry in enumerate(config.socks, start=1):
+        host, port = entry.listen.host, entry.listen.port
+        try:
+            front = SocksServer(node, entry.exit, host=host, port=port, isolation=entry.isolate)
+        except OSError as error:
+            raise ConfigError(
+                f"[[socks]] {number}: cannot listen on {host}, port {port}: {error.strerror}",
+                "give another port in `listen`",
+            ) from error
+        undo.callback(front.close)
+        fronts.append(front)
+        log.info("[[socks]] %d: SOCKS and CONNECT at %s", number, front.address)
+    return fronts
+
+
 class ConfiguredNode(EnteredOnce):
     """A node with its state, ready to serve. A context manager: leaving it writes the state.
 
@@ -259,7 +278,9 @@ class ConfiguredNode(EnteredOnce):
                 guards=self._guards,
                 on_publish=self._publish,
             )
+            undo.callback(self.node.close)
             self.node.context.refresh = self._files.refresh
+            self._fronts = _open_fronts(config, self.node, undo)
             self.directory.publish(self.node.descriptor)
             with _as_state_error():
                 self._write(self.node.descriptor)
@@ -334,6 +355,9 @@ class ConfiguredNode(EnteredOnce):
         self._control = control = self._open_control()
         if control is not None:
             yield Spawn(control.serve(), "control socket")
+        fronts = []
+        for front in self._fronts:
+            fronts.append((yield Spawn(front.serve(), "SOCKS port")))
         try:
             ready()
             yield from serving.join()
@@ -341,6 +365,9 @@ class ConfiguredNode(EnteredOnce):
             refreshing.cancel()
             if control is not None:
                 control.close()
+            # Their tunnels would keep the node from leaving.
+            for each in fronts:
+                each.cancel()
             if not serving.is_finished:
                 yield from self.node.leave(self.config.stop_s)
                 yield from serving.join()
@@ -351,6 +378,8 @@ class ConfiguredNode(EnteredOnce):
         """Stop in order: `serve` ends when running frames and queries have ended, after `stop_s` at most."""
         if self._control is not None:
             self._control.close()
+        for front in self._fronts:
+            front.close()
         yield from self.node.leave(self.config.stop_s)
 
     def _open_control(self) -> ControlServer | None:
@@ -426,6 +455,8 @@ class ConfiguredNode(EnteredOnce):
     ) -> None:
         try:
             self.node.close()
+            for front in self._fronts:
+                front.close()
             try:
                 if not self._is_state_here():
                     self._restore()
