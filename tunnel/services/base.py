@@ -247,9 +247,10 @@ class InnerService(ABC):
 
         By default each message is a query for `handle`, and its reply a message, in the same order.
         """
+        yield from _name_task(self.handle)  # once: it costs as much as two calls of the tunnel
         while (yield from tunnel.next_message()):
             query, reply = _TunnelQuery(tunnel), _TunnelReply(tunnel)
-            yield from run_service(self.handle, query, reply)
+            yield from _run_checked(self.handle, query, reply)
             # Before the rest is read: the other end may wait for the reply before it ends its message.
             yield from reply.end()
             while (yield from query.read()):
@@ -386,9 +387,13 @@ def run_service(
         RuntimeError: it raised an error that is not an `Exception`, such as that of `sys.exit()`.
         any other: what the service raises.
     """
+    yield from _name_task(function, label)
+    yield from _run_checked(function, *arguments)
+
+
+def _name_task(function: Callable[..., object], label: str = "") -> Generator[Any, Any, None]:
     task = yield CurrentTask()
     task.name = f"{label}: {name_of(function)}" if label else name_of(function)
-    yield from _run_checked(function, *arguments)
 
 
 def running() -> Generator[Any, Any, str]:
