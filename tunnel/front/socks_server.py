@@ -236,9 +236,9 @@ class SocksServer:
         try:
             stream = yield from self._open(sock)
             if stream is not None:
-                yield from Splice(sock, stream.core).run()
-        except PeerError as error:
-            log.info("a connection ended early: %s", error.code.name)
+                yield from stream.use(Splice(sock, stream.core).run())
+        except (PeerError, QueryFailed) as error:
+            log.info("a connection ended early: %s", _summary(failure_of(error)))
             log.debug("a connection ended early: %s", error)
         except (Broken, Closed) as error:
             log.debug("a client left: %s", error)

@@ -592,11 +592,11 @@ class TunnelStream(EnteredOnce):
         _release(self.core)
 
     @_call
-    @_call
     def use(self, service: Service[T]) -> Service[T]:
         """Run a service that uses `core`, such as a `Splice`. A failure of the tunnel names the place."""
         return service
 
+    @_call
     def opened(self) -> Service[None]:
         """Wait for the other end to accept the sub-stream. Raises SubStreamReset: it refused."""
         yield from self._writer.call(lambda _: self.core.check_opened())
