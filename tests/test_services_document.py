@@ -140,7 +140,9 @@ def test_the_three_kinds_of_clients_have_the_same_names() -> None:
         "start",
     }  # for the node and the front
     assert names(ThreadTunnel) == names(AsyncTunnel) == held
-    assert names(ThreadStream) == names(AsyncStream) == names(TunnelStream) - {"leave", "opened"}
+    assert (
+        names(ThreadStream) == names(AsyncStream) == names(TunnelStream) - {"leave", "opened", "use"}
+    )  # for the node and the front
 
 
 def test_their_arguments_are_the_same_but_for_time_limits() -> None:

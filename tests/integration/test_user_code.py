@@ -315,10 +315,14 @@ def test_a_real_ctrl_c_leaves_user_code_in_the_main_thread() -> None:
     ("make", "error", "text"),
     [
         (lambda: blocking(5), TypeError, "expected a function of a query and a reply, got 5"),  # type: ignore[arg-type]
-        (lambda: BlockingService(print, threads=0), BadArgument, "threads: expected 1 or more, got 0"),
-        (lambda: BlockingService(print, waiting=-1), BadArgument, "waiting: expected 0 or more, got -1"),
+        (lambda: BlockingService(print, threads=0), BadArgument, "threads: expected 1 to 10000, got 0"),
+        (lambda: BlockingService(print, waiting=-1), BadArgument, "waiting: expected 0 to 1000000, got -1"),
         (lambda: BlockingService(print, silent_s="1"), TypeError, "silent_s: expected a number of seconds"),  # type: ignore[arg-type]
-        (lambda: FilesSettings(quota_bytes=-1), BadArgument, "quota_bytes: expected 0 or more, got -1"),
+        (
+            lambda: FilesSettings(quota_bytes=-1),
+            BadArgument,
+            "quota_bytes: expected 0 to 1099511627776, got -1",
+        ),
         (lambda: FilesSettings(may_put="no"), TypeError, "may_put: expected True or False, got 'no'"),  # type: ignore[arg-type]
     ],
 )
