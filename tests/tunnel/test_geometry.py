@@ -69,6 +69,14 @@ def test_a_chunk_in_its_cell_fills_exactly_one_record(geometry: Geometry) -> Non
     assert record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes + 1) == (units + 1) * UNIT_BYTES
 
 
+def test_the_header_of_a_stream_is_the_longest_that_shares_two_units_with_open() -> None:
+    """As the header of `interactive` does: the first records of both have one length."""
+    open_cell = CELL_HEAD_BYTES + 6
+    assert record_bytes_for(open_cell + CELL_HEAD_BYTES + STREAM.header_bytes) == 2 * UNIT_BYTES
+    assert record_bytes_for(open_cell + CELL_HEAD_BYTES + INTERACTIVE.header_bytes) == 2 * UNIT_BYTES
+    assert record_bytes_for(open_cell + CELL_HEAD_BYTES + STREAM.header_bytes + SLOT_BYTES) == 3 * UNIT_BYTES
+
+
 def test_geometry_codes_fit_the_low_half_of_a_profile_byte() -> None:
     assert list(GEOMETRIES) == [1, 2, 3, 4, 5]
     assert all(geometry.code == code for code, geometry in GEOMETRIES.items())
