@@ -13,7 +13,8 @@ from tunnel import Limits, LocalNetwork, Route
 from tunnel.errors import ErrorCode, QueryFailed, SubStreamReset, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind, TunnelLimits
 from tunnel.established.stream_table import LAST_ID
-from tunnel.front.tunnel_pool import TunnelPool
+from tunnel.front import tunnel_pool
+from tunnel.front.tunnel_pool import ATTEMPTS, TunnelPool
 from tunnel.node.node import Node
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
@@ -236,7 +237,7 @@ def test_a_broken_tunnel_is_replaced(net: LocalNetwork, make_front: Make) -> Non
     assert front.node.asked == 2
 
 
-def test_a_tunnel_that_breaks_before_the_answer_is_replaced_once(
+def test_a_tunnel_that_breaks_before_the_answer_is_replaced(
     net: LocalNetwork, make_front: Make, service: EchoExit
 ) -> None:
     front = make_front(via(net, 1), via(net, 2))
@@ -261,16 +262,27 @@ def test_early_bytes_are_never_sent_twice(net: LocalNetwork, make_front: Make, s
     assert front.node.asked == 1
 
 
-def test_a_route_that_cannot_be_opened_is_replaced_once(net: LocalNetwork, make_front: Make) -> None:
+def test_a_route_that_cannot_be_opened_is_replaced(net: LocalNetwork, make_front: Make) -> None:
     net.stop(1)
-    front = make_front(via(net, 1), via(net, 2))
+    front = make_front(via(net, 1), via(net, 1), via(net, 1), via(net, 2))
     assert front.echo(front.open(), b"hello") == b"hello"
-    net.stop(3)
-    front = make_front(via(net, 1), via(net, 3), via(net, 2))
+    assert front.node.asked == ATTEMPTS == 4
+    front = make_front(*[via(net, 1)] * 4, via(net, 2))
     with pytest.raises(QueryFailed, match="could not"):
         front.open()
-    assert front.node.asked == 2
+    assert front.node.asked == ATTEMPTS
     assert front.echo(front.open(), b"hello") == b"hello"
+
+
+def test_a_slow_failure_is_final(
+    net: LocalNetwork, make_front: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel_pool, "RETRY_S", 0.0)
+    net.stop(1)
+    front = make_front(via(net, 1), via(net, 2))
+    with pytest.raises(QueryFailed):
+        front.open()
+    assert front.node.asked == 1
 
 
 def test_an_exit_that_does_not_answer_is_a_timeout(net: LocalNetwork) -> None:
@@ -286,7 +298,7 @@ def test_an_exit_that_does_not_answer_is_a_timeout(net: LocalNetwork) -> None:
     with pytest.raises(QueryFailed, match=r"within 0\.05 s") as caught:
         net.submit(pool.open(ECHO, "")).result(timeout=PATIENCE_S)
     assert caught.value.code is ErrorCode.TIMEOUT
-    assert node.asked == 2
+    assert node.asked == ATTEMPTS
     wait_until(net, lambda: not len(pool))
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from tunnel.arguments import plain_name
 from tunnel.cli.client import Client, add_source
+from tunnel.cli.nodes import allow_open_files
 from tunnel.cli.options import command, count, filled, filled_path
 from tunnel.cli.terminal import going_on, say, say_json
 from tunnel.client import ControlClient
 from tunnel.disk import advice_for, os_error_text
 from tunnel.errors import ConfigError
 from tunnel.front.handshake import Failed, Request
-from tunnel.front.socks_server import Isolation, SocksServer
+from tunnel.front.socks_server import MOST_CONNECTIONS, Isolation, SocksServer
 from tunnel.front.targets import MAX_PORT
 from tunnel.routing.route import Route
 
@@ -102,6 +103,7 @@ def run_socks(options: argparse.Namespace) -> int:
     if not options.verbose:
         logging.getLogger("tunnel.front").setLevel(logging.INFO)
     users = None if options.users is None else read_users(options.users)
+    allow_open_files(MOST_CONNECTIONS)
     with Client(options) as client:
         if isinstance(client.node, ControlClient):
             raise ConfigError(

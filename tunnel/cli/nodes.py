@@ -42,10 +42,11 @@ from tunnel.cli.terminal import ProgressBar, complain, going_on, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, with_published
 from tunnel.errors import LocalTunnelError
+from tunnel.front.socks_server import MOST_CONNECTIONS
 from tunnel.identity.state_dir import StateDir, take_lock
 from tunnel.running.configured_node import ConfiguredNode
 
-__all__ = ["ChildNode", "add_parser"]
+__all__ = ["ChildNode", "add_parser", "allow_open_files"]
 
 log = logging.getLogger("tunnel.cli")
 
@@ -148,7 +149,11 @@ def run_publish(options: argparse.Namespace) -> int:
 def _run(config: NodeConfig, options: argparse.Namespace, *, stops_at_eof: bool = False) -> int:
     if not options.verbose:
         logging.getLogger().setLevel(config.log_level)
-    _allow_open_files(config.limits.links)
+    allow_open_files(
+        config.limits.links
+        + (config.exit_settings.connections if config.rules else 0)
+        + MOST_CONNECTIONS * len(config.socks)
+    )
     _serve(config, stops_at_eof=stops_at_eof, as_json=options.json)
     log.info("stopped in order; the state is saved")
     return 0
@@ -176,15 +181,15 @@ def _counters_text(configured: ConfiguredNode) -> str:
     return f"counters since the start:\n{configured.node.counters}"
 
 
-def _allow_open_files(links: int) -> None:
-    """Raise the limit of open files to what the node's links can need, as far as the system allows."""
-    needed = links + _OTHER_FILES
+def allow_open_files(connections: int) -> None:
+    """Raise the limit of open files to what a node with these connections can need, as far as possible."""
+    needed = connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         if most < needed:
-            log.warning("%d links need %d open files; the system allows %d", links, needed, most)
+            log.warning("%d connections need %d open files; the system allows %d", connections, needed, most)
 
 
 def _with_watch(serve: Service[None]) -> Service[None]:

@@ -15,7 +15,17 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Protocol, Unpack
 
-from reactor import Scope, Select, Service, Signal, Sleep, TimedOut, needs_yield_from, timeout_after
+from reactor import (
+    CurrentTime,
+    Scope,
+    Select,
+    Service,
+    Signal,
+    Sleep,
+    TimedOut,
+    needs_yield_from,
+    timeout_after,
+)
 from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, NodeStopped, QueryFailed, TableFull, TunnelError
 from tunnel.established import Target
@@ -23,7 +33,7 @@ from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
-__all__ = ["LIFE_S", "MOST_TUNNELS", "OPEN_S", "OpensTunnels", "TunnelPool"]
+__all__ = ["ATTEMPTS", "LIFE_S", "MOST_TUNNELS", "OPEN_S", "RETRY_S", "OpensTunnels", "TunnelPool"]
 
 log = logging.getLogger("tunnel.front")
 
@@ -35,6 +45,12 @@ MOST_TUNNELS: Final = 64
 
 OPEN_S: Final = 20.0
 """Time limit for opening a tunnel, up to the first chunk of the exit."""
+
+ATTEMPTS: Final = 4
+"""Tunnels that a connection tries. A node that failed is avoided by the next route, if it is known which."""
+
+RETRY_S: Final = 15.0
+"""After this time a failure is final: the program has waited long enough."""
 
 _MOST_ENDING: Final = 4  # times the limit of tunnels: those that only finish their last sub-streams included
 _LOOK_S: Final = 1.0  # between two looks at whether the last sub-stream of an old tunnel has ended
@@ -129,8 +145,9 @@ class TunnelPool:
     ) -> Service[TunnelStream]:
         """Open a sub-stream, and wait for the answer of the target.
 
-        A tunnel that breaks before the answer is replaced once, over another route, unless `early` was sent:
-        the target may have received it, and must not twice. An error of the target is final.
+        A tunnel that cannot be opened, or breaks before the answer, is replaced over another route, up to
+        `ATTEMPTS` in all. After `early` was sent it is not: the target may have received it, and must not
+        twice. An error of the target is final.
 
         Args:
             isolation: connections with equal keys share tunnels; None: a tunnel for this connection alone.
@@ -142,8 +159,10 @@ class TunnelPool:
             BadRoute, ProfileError, LocalTunnelError: no tunnel can be opened.
         Cancellation: the sub-stream is given up.
         """
-        may_retry = True
+        attempts = 0
+        began_s: float = yield CurrentTime()
         while True:
+            attempts += 1
             has_sent = False
             try:
                 tunnel = yield from self._take_alone() if isolation is None else self._take(isolation)
@@ -151,10 +170,10 @@ class TunnelPool:
                 has_sent = bool(early)
                 return (yield from _opened(stream, early))
             except QueryFailed as error:
-                if not may_retry or has_sent or isinstance(error, NodeStopped):
+                is_late = (yield CurrentTime()) - began_s > RETRY_S
+                if attempts == ATTEMPTS or is_late or has_sent or isinstance(error, NodeStopped):
                     raise
                 log.debug("a connection gets another tunnel: %s", error)
-                may_retry = False
 
     @needs_yield_from
     def prepare(self, isolation: Hashable) -> Service[None]:
