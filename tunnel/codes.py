@@ -284,6 +284,11 @@ class Report:
         return self.hop == len(self.route) - 1 and not CODES[self.code].may_pass
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether the destination had the header: the report is its own, or about its answer."""
+        return self.is_about_reply or self.hop == len(self.route) - 1
+
+    @property
     def _is_about_block(self) -> bool:
         return self.about_next and self.hop == len(self.route) - 1 and bool(self.block_first_ids)
 

@@ -106,12 +106,37 @@ def test_a_query_is_sent_again_for_the_new_keys(number: int, net: Restarting) ->
     if number == 4:
         net.nodes[3].context.directory.publish(net.nodes[4].descriptor)
     _relink(net, number)
+    if number == 4:  # Bob has the query: it is sent twice only to users who allow it
+        before = net.failures()  # Alice has lost her link to that node
+        with pytest.raises(QueryFailed):
+            net.alice.query(net.nodes[3].id, b"once", **ask).result(PATIENCE_S)
+        assert net.failures() == before
+        return
     result = net.alice.query(net.nodes[3].id, b"two", **ask).result(PATIENCE_S)
     assert result.read() == b"two"
     assert [failure.code for failure in result.attempts] == [ErrorCode.BAD_HEADER]
     assert net.failures() == [0] * 5
     assert len(refreshed) == 1
     assert net.alice.query(net.nodes[3].id, b"three", **ask).result(PATIENCE_S).attempts == ()
+
+
+def test_a_query_that_has_arrived_is_sent_again_only_with_retries(net: Restarting) -> None:
+    newer = net.restart(4)
+    _relink(net, 4)
+    net.alice.context.refresh = lambda: [newer]
+    net.nodes[3].context.directory.publish(newer)
+    result = net.alice.query(
+        net.nodes[3].id,
+        b"x",
+        hops=2,
+        route=Route(net.ids(1, 2), net.nodes[3].id),
+        reply_route=Route(net.ids(4), net.alice.id),
+        mode="other-route",
+        retries=1,
+    ).result(PATIENCE_S)
+    assert result.read() == b"x"
+    assert [failure.code for failure in result.attempts] == [ErrorCode.BAD_HEADER]
+    assert net.failures() == [0] * 5
 
 
 def _relink(net: Restarting, number: int) -> None:

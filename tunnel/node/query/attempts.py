@@ -487,7 +487,8 @@ class RunningQuery:
 def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
     """Send a query; if a hop is to blame for its failure, send it again, up to `request.retries` times.
 
-    A query that failed because a hop has new keys is sent once more over the same route, whatever `retries`.
+    A query that failed because a hop of its route has new keys is sent once more over the same route,
+    whatever `retries`: the destination has not received it.
     Records in `node.peers` which peers worked and which failed.
 
     Returns:
@@ -530,6 +531,14 @@ def _all_hops(request: QueryRequest) -> tuple[bytes, ...]:
     """The nodes of the route and of the reply path."""
     back = () if request.reply_route is None else request.reply_route.proxies
     return (*request.route.nodes, *back)
+
+
+def _is_unseen(request: QueryRequest, failure: QueryFailed) -> bool:
+    """Whether the destination has certainly not received the query, so that sending it again does no harm."""
+    if failure.report is not None:
+        return not failure.report.has_arrived
+    # Without a report the first hop has refused the header; in other modes a reset may come from any node.
+    return request.error_mode is ErrorMode.STATUS
 
 
 def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes, ...]]:
@@ -600,7 +609,7 @@ class RetryState:
 
         Raises QueryFailed: there is no other route.
         """
-        if has_new_keys and not self._was_renewed:
+        if has_new_keys and not self._was_renewed and (request.retries or _is_unseen(request, failures[-1])):
             self._was_renewed = True
             return replace(request, prepared=None) if self.rewind() else None
         blamed = _blamed(failures, {self._node.descriptor.node_id, request.route.destination})
