@@ -8,6 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -143,6 +144,29 @@ def test_a_message_in_pieces_is_not_mixed_with_another(net: LocalNetwork) -> Non
         assert tunnel.receive(timeout_s=PATIENCE_S) == b"IN PIECES"
         assert tunnel.ask(message("upper", b"whole"), timeout_s=PATIENCE_S) == b"WHOLE"
     wait_until_idle(net)
+
+
+@pytest.mark.parametrize("way", ["message", "sub-stream"])
+def test_the_bytes_of_one_write_stay_together(way: str, net: LocalNetwork) -> None:
+    """However many threads write, and however often each of the writes has to wait."""
+    tunnel = Client(net[0]).tunnel(net[3].id, hops=1)
+    if way == "message":
+        tunnel.write(message("upper-at-end"))
+        writer: Any = tunnel
+    else:
+        writer = tunnel.open("upper-at-end")
+    pieces = [bytes([letter]) * BIG for letter in b"ABCDEFGH"]
+    outcomes = at_once(*(partial(writer.write, piece, timeout_s=PATIENCE_S) for piece in pieces))
+    assert outcomes == [None] * len(pieces)
+    if way == "message":
+        tunnel.end_message(timeout_s=PATIENCE_S)
+        content = tunnel.receive(limit_bytes=1 << 24, timeout_s=PATIENCE_S)
+    else:
+        writer.close()
+        content = b"".join(iter(lambda: writer.read(timeout_s=PATIENCE_S), b""))
+    assert content is not None
+    assert sorted(content[start : start + BIG] for start in range(0, len(content), BIG)) == pieces
+    tunnel.give_up()
 
 
 @pytest.mark.parametrize("call", ["receive", "ask"])

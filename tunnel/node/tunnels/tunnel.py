@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, in_scope, needs_yield_from
+from readwrite_comp.errors import renewed
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import EnteredOnce, checked_count
 from tunnel.codes import Report
@@ -114,7 +115,11 @@ class NodeTunnel(EnteredOnce):
 
     @_call
     def write(self, data: bytes) -> Service[None]:
-        """Send a part of a message. It leaves in whole chunks, at `flush`, or at `end_message`."""
+        """Send a part of a message. It leaves in whole chunks, at `flush`, or at `end_message`.
+
+        Concurrent calls follow each other, so the bytes of one call stay together; but the parts of two
+        messages that are written at the same time become one message.
+        """
         return self._sending.run(self._write(byte_view(data)))
 
     @_call
@@ -233,7 +238,8 @@ class NodeTunnel(EnteredOnce):
     # -- for the call whose turn it is ---------------------------------------------------------------
 
     def _send(self, view: memoryview) -> Service[None]:
-        if self._is_in_pieces:
+        # A broken tunnel raises its own error below, whatever `write` has begun.
+        if self._is_in_pieces and self.core.failure is None:
             raise LocalTunnelError("a message that `write` began is not ended: call `end_message` first")
         begun = False
         try:
@@ -333,6 +339,8 @@ class NodeTunnel(EnteredOnce):
             LocalTunnelError: a message that `write` began is not ended.
         """
         yield from self.end_sending()
+        if self.core.failure is not None:  # what was sent before may be lost
+            raise renewed(self.core.failure)
 
     @_call
     def close(self) -> Service[Report | None]:
