@@ -30,11 +30,11 @@ from tunnel.established.streams import N
 
 __all__ = ["Silence"]
 
-# Parts of `silent_s`. Each look may be one tick late, so the sum of both limits and three ticks is at most 1.
+# Parts of `silent_s`. The begin and the end of a silence are each noticed a tick late.
 _TICK: Final = 0.1
 _PROBE: Final = 0.3  # silence before the probe
-_ANSWER: Final = 0.5  # silence after it
-_STUCK: Final = 0.8  # a chunk that the first link does not take
+_ANSWER: Final = 0.5  # time that the answer has, from when the probe has left
+_DEAD: Final = 0.8  # silence in all; also of a first link that takes nothing
 _OPENING: Final = 1.5  # before the first chunk has arrived: hops may have to dial
 
 
@@ -156,8 +156,8 @@ class Silence(Generic[N]):
             self._heard_before = self._heard
             return None
         silent_s = now_s - self._since_s
-        if made_s is not None and min(silent_s, now_s - made_s) >= _STUCK * self._silent_s:
-            return f"the first link has taken nothing for {_STUCK * self._silent_s:g} s"
+        if made_s is not None and min(silent_s, now_s - made_s) >= _DEAD * self._silent_s:
+            return f"the first link has taken nothing for {_DEAD * self._silent_s:g} s"
         if not self._heard:
             limit_s = _OPENING * self._silent_s
             return f"no answer to HELLO within {limit_s:g} s" if silent_s >= limit_s else None
@@ -169,8 +169,8 @@ class Silence(Generic[N]):
 
     def _look_at_probe(self, now_s: float, silent_s: float, *, is_needed: bool) -> str | None:
         if self._left_s is not None:
-            unanswered_s = min(silent_s, now_s - self._left_s)
-            return _dead(silent_s) if unanswered_s >= _ANSWER * self._silent_s else None
+            had_time = now_s - self._left_s >= _ANSWER * self._silent_s
+            return _dead(silent_s) if had_time and silent_s >= _DEAD * self._silent_s else None
         if not self._is_probing and silent_s >= _PROBE * self._silent_s:
             if is_needed:
                 self.probe()
