@@ -1,12 +1,9 @@
-"""The services that carry a tunnel: `pump` moves its chunks at either end; `Carrier` is Alice's end, and
-`tunnel_service` Bob's.
+"""The services that carry a tunnel: `Carrier` is Alice's end, and `tunnel_service` Bob's.
 
 Alice's node opens the tunnel over the first link, adds and removes the layers of the proxies, and reads the
 status at the end. `open_tunnel` returns a tunnel that its user holds and closes; `with_tunnel` runs a service
-with a tunnel. When a tunnel breaks, the carrier determines the place for the errors of its users.
-
-At each end one service sends, one receives, one keeps the tunnel alive, and an idle watch runs beside them.
-The first failure ends the tunnel.
+with a tunnel. When a tunnel breaks, the carrier determines the place for the errors of its users. `pump` in
+pump.py moves the chunks of both ends.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ from typing import TypeVar
 
 from reactor import (
     Handle,
-    ReadYield,
     RunInThread,
     Select,
     Service,
@@ -51,10 +47,11 @@ from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.attempts import explain, query_slot
 from tunnel.node.relay.status_reporter import Reporter, wait_status
+from tunnel.node.tunnels.pump import pump
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams, service_handler
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 from tunnel.node.upkeep import had_old_keys, known_descriptors
-from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
+from tunnel.node.waits import run_with_guards, with_timeout
 from tunnel.onion.header import Slot
 from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import Direction, permutation
@@ -62,14 +59,11 @@ from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
 from tunnel.services.base import run_service, running
 
-__all__ = ["Carrier", "TunnelLife", "open_tunnel", "pump", "tunnel_service", "with_tunnel"]
+__all__ = ["Carrier", "TunnelLife", "open_tunnel", "tunnel_service", "with_tunnel"]
 
 log = logging.getLogger("tunnel.node")
 
 T = TypeVar("T")
-
-Layers = Callable[[memoryview, int], None]
-"""Transforms each chunk in place: (chunk, its number from 0)."""
 
 
 class TunnelLife:
@@ -544,141 +538,3 @@ def tunnel_service(
         node.counters.tunnels_failed += 1
         raise
     yield from reporter.succeed()
-
-
-def pump(
-    node: NodeContext,
-    stream: Stream,
-    core: EstablishedTunnel[Signal],
-    *,
-    first: memoryview | None = None,
-    add_layers: Layers | None = None,
-    remove_layers: Layers | None = None,
-    heard: Callable[[], None] | None = None,
-) -> Service[None]:
-    """Move a tunnel's chunks until both directions have ended in order.
-
-    Args:
-        first: a chunk that was already read from the stream.
-        add_layers: Alice's layers, for chunks that she sends. remove_layers: the layers of the proxies, for
-            received chunks.
-        heard: called once, after the first authentic chunk.
-    Raises:
-        PeerError: the stream broke, or its content is not a tunnel of this peer. The tunnel has failed too.
-    """
-    received = Signal()
-
-    def send() -> Service[None]:
-        yield from _send(node, stream, core, add_layers)
-        yield received
-
-    def receive() -> Service[None]:
-        yield from _receive(node, stream, core, first, remove_layers, heard)
-        received.set()
-
-    node.tunnels.enter(core)
-    try:
-        idle = idle_watch([_Heard(stream)], node.limits.idle_s)
-        yield from run_with_guards(
-            send(), receive(), _keep_alive(node, core), idle, _watch_silence(node, core)
-        )
-    except PeerError as error:
-        core.fail(error)
-        raise
-    except BaseException:
-        core.fail(TunnelStopped("the tunnel was ended by its own node"))
-        raise
-    finally:
-        node.tunnels.leave(core)
-        node.counters.tunnel_bytes_in += stream.content_in
-        node.counters.tunnel_bytes_out += stream.content_out
-
-
-def _send(
-    node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], add_layers: Layers | None
-) -> Service[None]:
-    writer = WriteYield(stream)
-    buffer = bytearray(stream.profile.geometry.chunk_bytes)
-    chunk = memoryview(buffer)
-    number = 0
-    while not core.has_ended_sending:
-        if not core.next_chunk(chunk, node.now_s()):
-            yield core.sendable
-            continue
-        if add_layers is not None:
-            add_layers(chunk, number)
-        number += 1
-        yield from writer.write_all(buffer)
-    stream.finish()
-
-
-def _receive(
-    node: NodeContext,
-    stream: Stream,
-    core: EstablishedTunnel[Signal],
-    first: memoryview | None,
-    remove_layers: Layers | None,
-    heard: Callable[[], None] | None,
-) -> Service[None]:
-    reader = ReadYield(stream)
-    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes)) if first is None else first
-    number = 0
-    while True:
-        if first is None:
-            count = yield from reader.readinto(chunk)
-            if not count:
-                core.received_fin()
-                return
-            if count < len(chunk):
-                yield from reader.read_exactly(chunk[count:])
-        first = None
-        if remove_layers is not None:
-            remove_layers(chunk, number)
-        number += 1
-        core.received(chunk)
-        if heard is not None:
-            heard()
-            heard = None
-        node.tunnels.received(core)
-
-
-class _Heard:
-    """Counts only the received bytes of a stream, for the idle watch.
-
-    Both ends keep a tunnel alive. A silent end has gone, however much this end still sends into the streams
-    of the hops between.
-    """
-
-    content_out = 0
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    @property
-    def content_in(self) -> int:
-        return self._stream.content_in
-
-
-def _watch_silence(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
-    """Look whether the other end still answers, while traffic waits for it.
-
-    Raises:
-        TunnelSilent: it does not.
-    """
-    silence = core.silence
-    while True:
-        yield silence.stirred
-        while not silence.is_settled:
-            yield Sleep(silence.tick_s)
-            try:
-                core.look(node.now_s())
-            except TunnelSilent:
-                node.counters.tunnels_silent += 1
-                raise
-
-
-def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
-    """Send an empty chunk from time to time, so that no hop considers the tunnel idle."""
-    while True:
-        yield Sleep(node.limits.idle_s / 3)
-        core.pad()

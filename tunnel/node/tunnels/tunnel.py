@@ -4,7 +4,7 @@
     answer = yield from tunnel.ask(b"hello")
     yield from tunnel.close()
 
-One class serves both ends. The state machine (tunnel/established) handles the bytes, and carrying.py moves
+One class serves both ends. The state machine (tunnel/established) handles the bytes, and pump.py moves
 the chunks. The node keeps a `TunnelLife`, not the user's `NodeTunnel`: when the user drops that object,
 Python collects it, and the node ends the tunnel with a ResourceWarning. The faces for threads and asyncio are
 in `tunnel.client`.
