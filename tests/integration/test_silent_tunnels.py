@@ -23,7 +23,8 @@ from tunnel import Echo, ErrorCode, Limits, LocalNetwork, Node, QueryFailed, Rou
 from tunnel.client import Client
 from tunnel.client.clients import ThreadTunnel
 from tunnel.errors import PeerError
-from tunnel.established import SubStream, TunnelLimits
+from tunnel.established import SubStream, Target, TargetKind, TunnelLimits
+from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.link.mux import MuxStream
 from tunnel.services import Services, StreamService
 
@@ -188,6 +189,28 @@ def test_a_prepared_tunnel_that_is_dead_is_not_given_to_a_user(swallower: Swallo
         with client.tunnel(net[BOB].id, hops=1) as next_one:
             check_echo(next_one)
         net.submit(net[ALICE].leave()).result(PATIENCE_S)
+
+
+def test_a_dead_tunnel_of_a_front_is_replaced_before_it_is_used(swallower: Swallower) -> None:
+    """It carries no connection: nobody waits for it, and the next connection does not either."""
+    limits = Limits(idle_s=3.0, tunnel=TunnelLimits(silent_s=SILENT_S))
+    services = Services({}, exit=Download())
+    with LocalNetwork(peers=3, service=services, limits=limits) as net:
+        pool = TunnelPool(net[ALICE], net[BOB].id, {"hops": 1})
+
+        def connect_once() -> None:
+            target = Target(TargetKind.DOMAIN, b"site.test", 80)
+            net.submit(pool.open(target, "key")).result(PATIENCE_S).give_up()
+
+        connect_once()
+        wait_until(net, lambda: len(pool) == 1)
+        swallower.swallow(net[RELAY], net[ALICE], net[BOB])
+        wait_until(net, lambda: len(pool) == 0)
+        assert net[ALICE].counters.tunnels_silent == 1
+        began_s = time.monotonic()
+        connect_once()
+        assert time.monotonic() - began_s < LATE_S
+        net.submit(pool.close()).result(PATIENCE_S)
 
 
 # --- real processes ---------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from tests.tunnel.tunnels import ECHO, Pair, RawEnd, Tunnel, make_end, read_some
 from tunnel.errors import LocalTunnelError, MalformedMessage, TunnelSilent
 from tunnel.established import End, TunnelLimits
 from tunnel.established.layouts import Pad
+from tunnel.link.handshake import PaddingMode
+from tunnel.node import Limits
 from tunnel.onion.message import ChunkType
 
 SILENT_S = 10.0
@@ -399,3 +401,10 @@ def test_a_last_chunk_has_no_data() -> None:
 def test_the_limit_is_a_time(silent_s: float) -> None:
     with pytest.raises(LocalTunnelError, match="silent_s"):
         TunnelLimits(silent_s=silent_s)
+
+
+def test_links_of_a_constant_rate_have_more_patience() -> None:
+    """16 KiB a second by default: some chunks take longer than ten seconds."""
+    assert Limits(idle_s=40.0).tunnel_ends.silent_s == 10.0
+    assert Limits(idle_s=40.0, padding=PaddingMode.CONSTANT).tunnel_ends.silent_s == 40.0
+    assert Limits(idle_s=4.0, padding=PaddingMode.CONSTANT).tunnel_ends.silent_s == 10.0

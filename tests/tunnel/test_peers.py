@@ -46,6 +46,24 @@ def test_known_clock_differences_advance_with_time() -> None:
     assert log.events == [(IDS[1], False)], "no news of who is there"
 
 
+def test_a_suspicion_lasts_a_minute_and_is_no_failure() -> None:
+    table, clock, log = make()
+    for node_id in (IDS[0], IDS[1], b"me" * 16):
+        table.suspected(node_id)
+    table.failed(IDS[1])
+    assert table.backed_off() == [IDS[0], IDS[1]]  # the innocent one returns first, where too few are left
+    assert table.failures(IDS[0]) == 0
+    assert log.events == [(IDS[1], False)]
+    clock[0] += 5.5
+    table.failed(IDS[1])  # its pauses double as without the suspicion
+    clock[0] += 54.4
+    assert table.backed_off() == [IDS[0], IDS[1]]
+    table.seen(IDS[1])
+    assert table.backed_off() == [IDS[0]]
+    clock[0] += 0.2
+    assert table.backed_off() == []
+
+
 def test_pauses_double_and_end_with_the_first_sign_of_life() -> None:
     table, clock, log = make()
     for pause_s in (5, 10, 20, 40):

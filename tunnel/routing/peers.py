@@ -47,6 +47,7 @@ class _Peer:
     failures: int = 0
     pauses: int = 0
     retry_s: float = float("-inf")
+    suspected_until_s: float = float("-inf")
     is_online: bool | None = None  # None: unknown
     clock_ahead_s: float | None = None  # its wall clock minus this table's clock
 
@@ -75,7 +76,8 @@ class PeerTable:
     def seen(self, node_id: bytes) -> None:
         """The peer is alive: a handshake, or its part in a query that succeeded. Ends its back-off."""
         peer = self._touch(node_id)
-        peer.last_seen_s, peer.retry_s = self.now_s(), float("-inf")
+        peer.last_seen_s = self.now_s()
+        peer.retry_s = peer.suspected_until_s = float("-inf")
         peer.failures = peer.pauses = 0
         if peer.is_online is not True:
             peer.is_online = True
@@ -103,8 +105,7 @@ class PeerTable:
         ends that. It is no failure: most of those suspected are innocent.
         """
         if node_id != self._own_id:
-            peer = self._touch(node_id)
-            peer.retry_s = max(peer.retry_s, self.now_s() + _SUSPECT_S)
+            self._touch(node_id).suspected_until_s = self.now_s() + _SUSPECT_S
 
     def _notify(self, event: Literal["peer_online", "peer_offline"], node_id: bytes) -> None:
         for listener in list(self.listeners):
@@ -162,9 +163,9 @@ class PeerTable:
         now_s = self.now_s()
         # A copy: routes are drawn in the caller's thread while the reactor's thread records events.
         pauses = [
-            (peer.failures, peer.retry_s, node_id)
+            (peer.failures, until_s, node_id)
             for node_id, peer in list(self._peers.items())
-            if peer.retry_s > now_s
+            if (until_s := max(peer.retry_s, peer.suspected_until_s)) > now_s
         ]
         return [node_id for _, _, node_id in sorted(pauses)]
 
