@@ -200,10 +200,11 @@ class ReadYield(_Side):
         if type(buffer) is not bytearray:
             buffer = writable_view(buffer)
         stream = self.stream
-        self._streak += 1
-        if self._streak > _CALLS_PER_PASS:
-            yield self._end_streak()
         must_wait = self._hint.drained
+        if not must_wait:
+            self._streak += 1
+            if self._streak > _CALLS_PER_PASS:
+                yield self._end_streak()
         while True:
             if must_wait:
                 self._streak = 0
@@ -226,10 +227,11 @@ class ReadYield(_Side):
         if type(limit_bytes) is not int or not 0 < limit_bytes <= MOST_READ_BYTES:
             check_count(limit_bytes, "limit_bytes", least=1, most=MOST_READ_BYTES)
         stream: Any = self.stream
-        self._streak += 1
-        if self._streak > _CALLS_PER_PASS:
-            yield self._end_streak()
         must_wait = self._hint.drained
+        if not must_wait:
+            self._streak += 1
+            if self._streak > _CALLS_PER_PASS:
+                yield self._end_streak()
         while True:
             if must_wait:
                 self._streak = 0
