@@ -203,8 +203,8 @@ class SocketStream:
             TypeError: no contiguous buffer.
         """
         # As in `readinto`.
-        if type(data) not in (bytes, bytearray) and not (
-            type(data) is memoryview and data.format == "B" and data.c_contiguous
+        if type(data) is not bytes and not (
+            type(data) is bytearray or (type(data) is memoryview and data.format == "B" and data.c_contiguous)
         ):
             data = byte_view(data)
         try:
