@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import shutil
 import socket
 import struct
@@ -514,6 +515,28 @@ def test_the_oldest_idle_connections_are_dropped(
     assert read_exactly(idle[-1], 2) == b"\x05\x00"
     used.sendall(b"still")
     assert read_exactly(used, 5) == b"still"
+
+
+@pytest.mark.full
+def test_ten_thousand_idle_connections_cost_little(make_front: Make, targets: MakeTarget) -> None:
+    wanted = 10_000
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted + 1_000:
+        pytest.skip(f"needs {wanted + 1_000} open files: ulimit -n {wanted + 1_000}")
+    front, target = make_front(), targets(echo)
+    used = front.connect(target.port)
+    before = resident_bytes()
+    for index in range(wanted):
+        front.client(b"CONNECT site.test:80 HTTP/1.1\r\n"[: index % 30])
+    front.wait(lambda: front.server.connections == socks_server.MOST_PENDING + 1)
+    assert resident_bytes() - before < 32_000_000, "most of it for the clients' own sockets"
+    for conn in (used, front.connect(target.port)):
+        conn.sendall(b"works")
+        assert read_exactly(conn, 5) == b"works"
+
+
+def resident_bytes() -> int:
+    """The memory of this process, by Linux's /proc."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_a_client_that_makes_no_request_is_dropped(make_front: Make, monkeypatch: pytest.MonkeyPatch) -> None:
