@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,10 +12,11 @@ from tunnel.cli.client import Client, proxies_text
 from tunnel.cli.options import command
 from tunnel.cli.pipe import add_destination_options, client_key, destination
 from tunnel.cli.terminal import say, say_json
-from tunnel.config.kinds import Place
+from tunnel.config.kinds import HostPort, Place
 from tunnel.errors import BadArgument, ConfigError
 from tunnel.established import Target
 from tunnel.front.forward import Forward
+from tunnel.front.reverse import ReverseForward
 from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.identity.client_key import ClientKey
 
@@ -24,11 +26,15 @@ _FORWARD = """\
 Pass connections to local ports on to services that nodes publish, or to HOST:PORT behind an exit.
 
 Every connection goes through proxies. Connections to one node share a tunnel. It runs until Ctrl-C.
+
+With --reverse it works the other way round: a node listens, and its connections come out at a server here.
+The owner of the node has to list the place in [service] reverse of its configuration.
 """
 _FORWARD_EXAMPLE = """\
 example:
   mtun forward 5432 node-7:postgres --network mynet
   mtun forward 2222 node-7:ssh 8080 node-3/intranet:80 --network mynet
+  mtun forward --reverse node-7/9000 127.0.0.1:8080 --network mynet
 """
 
 
@@ -40,7 +46,10 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         metavar="[BIND:]PORT TO",
         help="a local port, or address and port, and where it leads: NODE:SERVICE, or NODE/HOST:PORT through "
-        "an exit; several pairs may follow",
+        "an exit; several pairs may follow. With --reverse: NODE/[BIND:]PORT HOST:PORT",
+    )
+    parser.add_argument(
+        "-R", "--reverse", action="store_true", help="let nodes listen, and lead their connections to here"
     )
     parser.add_argument(
         "--public",
@@ -52,6 +61,8 @@ def add_parser(commands: Any) -> None:
 
 def run_forward(options: argparse.Namespace) -> int:
     """Forward until a signal stops the command. Returns the exit status."""
+    if options.reverse:
+        return _run_reverse(options)
     wanted = _pairs(options.pairs)
     key = client_key(options.key)
     with Client(options) as client:
@@ -76,13 +87,48 @@ def run_forward(options: argparse.Namespace) -> int:
 
 def _pairs(arguments: list[str]) -> list[tuple[tuple[str, int], tuple[str, Target]]]:
     """The places to listen on, each with a node and a target. Raises ConfigError: something else."""
+    pairs = _in_pairs(arguments, "mtun forward 5432 node-7:postgres")
+    return [(_place(place), destination(to)) for place, to in pairs]
+
+
+def _run_reverse(options: argparse.Namespace) -> int:
+    wanted = []
+    for place, to in _in_pairs(options.pairs, "mtun forward --reverse node-7/9000 127.0.0.1:8080"):
+        node, slash, where = place.partition("/")
+        if not slash or not node:
+            raise ConfigError(f"{place}: expected NODE/[BIND:]PORT", "for example node-7/9000")
+        try:
+            server = HostPort().check(to)
+        except ValueError as error:
+            raise ConfigError(f"{to}: expected {HostPort().expected}") from error
+        assert server is not None
+        wanted.append((node, _place(where), server, to))
+    with Client(options) as client:
+        hops = client.hops()
+
+        def announce(node: str, place: tuple[str, int], to: str) -> Callable[[int], None]:
+            return lambda port: _say_ready((place[0], port), to, hops, at=node, as_json=options.json)
+
+        services = [
+            ReverseForward(
+                client.node,
+                client.names.resolve(node),
+                place,
+                server,
+                options={"hops": hops},
+                on_listening=announce(node, place, to),
+            ).serve()
+            for node, place, server, to in wanted
+        ]
+        client.run(_together(services), lambda: None)
+    return 0
+
+
+def _in_pairs(arguments: list[str], example: str) -> list[tuple[str, str]]:
+    """Raises ConfigError: an odd number of arguments."""
     if len(arguments) % 2:
-        raise ConfigError(
-            f"{arguments[-1]}: a port without its target", "for example: mtun forward 5432 node-7:postgres"
-        )
-    return [
-        (_place(place), destination(to)) for place, to in zip(arguments[::2], arguments[1::2], strict=True)
-    ]
+        raise ConfigError(f"{arguments[-1]}: where does it lead?", f"for example: {example}")
+    return list(zip(arguments[::2], arguments[1::2], strict=True))
 
 
 def _place(text: str) -> tuple[str, int]:
@@ -110,21 +156,31 @@ def _listen(
         ) from error
 
 
-def _say_ready(address: tuple[str, int], to: str, hops: int, *, as_json: bool) -> None:
+def _say_ready(address: tuple[str, int], to: str, hops: int, *, at: str | None = None, as_json: bool) -> None:
+    """Args: at: the node that listens; None: this machine."""
     host, port = address
     if as_json:
-        say_json(True, {"event": "ready", "listen": f"{host}:{port}", "to": to, "hops": hops})
-    else:
-        say(f"ready: {host} port {port} leads to {to}, {proxies_text(hops)}")
+        event = {"event": "ready", "listen": f"{host}:{port}", "to": to, "hops": hops}
+        say_json(True, event if at is None else event | {"at": at})
+        return
+    where = "" if at is None else f" of {at}"
+    say(f"ready: {host} port {port}{where} leads to {to}, {proxies_text(hops)}")
 
 
 def _serve(forwards: list[Forward], pools: dict[bytes, TunnelPool]) -> Service[None]:
+    try:
+        yield from _together([forward.serve() for forward in forwards])
+    finally:
+        for pool in pools.values():
+            yield from pool.close()
+
+
+def _together(services: list[Service[None]]) -> Service[None]:
+    """Run services until one fails. Raises its error."""
     scope = Scope("forwards")
     try:
-        for forward in forwards:
-            yield from scope.spawn(forward.serve(), name="forward")
+        for service in services:
+            yield from scope.spawn(service, name="forward")
         yield from scope.join()
     finally:
         yield from scope.close()
-        for pool in pools.values():
-            yield from pool.close()

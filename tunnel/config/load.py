@@ -50,6 +50,7 @@ class NodeConfig:
         state, keys, files, folder, publish: absolute paths. publish: None: not published.
         listen: None: does not listen. advertise: empty: the address of `listen`. family: None: no family.
         profiles: empty: all that the engine supports. rules: of the exit; empty: no exit.
+        reverse: places where clients may let the node listen.
         published: TCP services that the node offers. socks: its ports for programs of this machine.
         is_client: keys = "none": a client, which makes fresh keys for each run.
     """
@@ -73,6 +74,7 @@ class NodeConfig:
     dht_bootstrap: tuple[str, int] | None
     dht_port: int
     names: tuple[str, ...]
+    reverse: tuple[Address, ...]
     folder: Path
     rules: tuple[str, ...]
     published: tuple[PublishEntry, ...]

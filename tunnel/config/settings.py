@@ -56,6 +56,7 @@ REQUIRED: Final = "–"
 _MOST_ADDRESSES = 4  # the capacity of a descriptor
 _MOST_FILES = 64
 _MOST_RANGES = 16
+_MOST_REVERSE = 64
 _MOST_RULES = 256  # each connection is compared with all of them
 
 TABLES = {
@@ -251,6 +252,14 @@ _OWN = [
         ListOf(Choice({name: name for name in SERVICES}), len(SERVICES)),
         ["ping"],
         "`ping` answers `pong`, `echo` returns the query, `files` stores files. Empty: a pure relay.",
+    ),
+    Setting(
+        "service",
+        "reverse",
+        ListOf(Place(least_port=0), _MOST_REVERSE),
+        [],
+        "Addresses and ports at which clients may let this node listen (`mtun forward --reverse`). Port 0: "
+        "any free port of that address.",
     ),
     Setting(
         "files",

@@ -31,7 +31,15 @@ from tunnel.established.layouts import (
     pack_close,
     pack_credit,
 )
-from tunnel.established.streams import Incoming, IncomingMessages, N, Outgoing, StreamHalves, SubStream
+from tunnel.established.streams import (
+    Incoming,
+    IncomingMessages,
+    N,
+    Outgoing,
+    OwnTunnel,
+    StreamHalves,
+    SubStream,
+)
 from tunnel.onion.message import ChunkType
 
 __all__ = ["LAST_ID", "SubStreamTable"]
@@ -47,7 +55,7 @@ class SubStreamTable(Generic[N]):
         window: receive window of each stream. least_window: the least that the other end allows.
         sub_streams: most sub-streams that the other end may have open.
         first_id: of this end's sub-streams: 1 or 2.
-        binding: gives that of the tunnel.
+        tunnel: whose streams they are.
         on_due: called when something becomes due.
     """
 
@@ -59,7 +67,7 @@ class SubStreamTable(Generic[N]):
         least_window: int,
         sub_streams: int,
         first_id: int,
-        binding: Callable[[], bytes | None],
+        tunnel: OwnTunnel[N],
         make_notifier: Callable[[], N],
         on_due: Callable[[], None],
     ) -> None:
@@ -69,7 +77,7 @@ class SubStreamTable(Generic[N]):
         self._other_window = least_window
         self._other_limit = LEAST_SUB_STREAMS  # sub-streams that the other end allows
         self._limit = sub_streams
-        self._binding = binding
+        self._tunnel = tunnel
         self._make_notifier = make_notifier
         self._on_due = on_due
         self.next_id = first_id
@@ -330,7 +338,7 @@ class SubStreamTable(Generic[N]):
             target,
             proof,
             is_confirmed=is_confirmed,
-            binding=self._binding,
+            tunnel=self._tunnel,
             ended=self._make_notifier(),
             on_confirm=partial(self._control, ChunkType.OPENED, number),
             on_close=partial(self.queue, stream),

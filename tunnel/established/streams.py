@@ -38,6 +38,7 @@ __all__ = [
     "N",
     "Notifier",
     "Outgoing",
+    "OwnTunnel",
     "StreamHalves",
     "SubStream",
 ]
@@ -404,11 +405,22 @@ class StreamHalves(Generic[N]):
         return self.close_sent and self.state is StreamState.ENDED
 
 
+class OwnTunnel(Protocol[N]):
+    """The tunnel of a sub-stream, for the service of that: see `EstablishedTunnel`."""
+
+    openable: N
+
+    @property
+    def binding(self) -> bytes | None: ...
+    def open(self, target: Target, proof: bytes = b"") -> SubStream[N]: ...
+
+
 class SubStream(Generic[N]):
     """A two-way byte stream inside a tunnel, from `EstablishedTunnel.open` or `accept`.
 
     Attributes:
         number: its id. target: its destination.
+        tunnel: in which its service may open others.
         proof: that its opener holds a client key (`tunnel.identity.client_key`); b"": none was given.
         readable, writable: notifiers for `readinto`, and for `write`, `check_opened`.
         ended: notifier, set when `has_ended` or `failure` has changed.
@@ -422,7 +434,7 @@ class SubStream(Generic[N]):
         proof: bytes,
         *,
         is_confirmed: bool,
-        binding: Callable[[], bytes | None],
+        tunnel: OwnTunnel[N],
         ended: N,
         on_confirm: Callable[[], None],
         on_close: Callable[[], None],
@@ -433,7 +445,7 @@ class SubStream(Generic[N]):
         self.target = target
         self.proof = proof
         self.halves = stream
-        self._binding = binding
+        self.tunnel = tunnel
         self._is_confirmed = is_confirmed
         self._on_confirm = on_confirm
         self._on_close = on_close
@@ -455,7 +467,7 @@ class SubStream(Generic[N]):
         Raises:
             LocalTunnelError: the tunnel is not established yet.
         """
-        binding = self._binding()
+        binding = self.tunnel.binding
         if binding is None:
             raise LocalTunnelError("the tunnel is not established yet")
         return binding

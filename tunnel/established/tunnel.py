@@ -118,7 +118,7 @@ class EstablishedTunnel(Generic[N]):
             least_window=LEAST_WINDOW_CHUNKS * capacity,
             sub_streams=self._limits.sub_streams,
             first_id=1 if self._is_alice else 2,
-            binding=lambda: self.keys.binding,
+            tunnel=self,
             make_notifier=make_notifier,
             on_due=self.sendable.set,
         )

@@ -466,16 +466,24 @@ class Node:
         route: Route | None = None,
         profile: Profile | str | None = None,
         purpose: Purpose = "stream",
+        services: InnerService | None = None,
     ) -> Service[NodeTunnel]:
         """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
 
-        Reuses a pre-opened tunnel if `Limits.prepared_tunnels` keeps one and `route` is not given. Args and
-        errors as for `tunnel`, without `use`.
+        Reuses a pre-opened tunnel if `Limits.prepared_tunnels` keeps one, and neither `route` nor `services`
+        is given. Args and errors as for `tunnel`, without `use`.
+
+        Args:
+            services: serve the sub-streams that the other end opens; None: they are refused.
+        Raises:
+            TypeError: `services` is none.
         """
+        if services is not None and not isinstance(services, InnerService):
+            raise TypeError(f"services: expected an InnerService, such as Services, got {services!r}")
         destination, chosen = checked_id(destination), Profile.of(profile)
         purpose = checked_purpose(purpose) or "stream"
         draw = partial(plan_tunnel, self.context, destination, hops, route, chosen, purpose)
-        if route is None:
+        if route is None and services is None:
             kind = TunnelKind(destination, hops, chosen or purpose)
             standing = self.prepared_tunnels.take(kind)
             try:
@@ -486,7 +494,7 @@ class Node:
                 raise
             if standing is not None:
                 return standing
-        return (yield from until_stopped(self.context, open_tunnel(self.context, *draw())))
+        return (yield from until_stopped(self.context, open_tunnel(self.context, *draw(), services)))
 
     def choose_route(
         self,

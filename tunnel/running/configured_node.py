@@ -46,6 +46,7 @@ from tunnel.services import (
     NamedService,
     Ping,
     Published,
+    Reverse,
     Services,
 )
 
@@ -96,7 +97,8 @@ def make_service(
     configured: dict[str, NamedService] = {name: makers[name]() for name in config.names if name not in own}
     for entry in config.published:
         configured[entry.name] = Published(*entry.to, clients=entry.clients)
-    return Services(configured | dict(own), exit=exit)
+    places = [(place.host, place.port) for place in config.reverse]
+    return Services(configured | dict(own), exit=exit, reverse=Reverse(places) if places else None)
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:

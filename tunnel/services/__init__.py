@@ -24,6 +24,7 @@ from tunnel.services.file_requests import FileEntry, FileStatus
 from tunnel.services.files import Files, FilesSettings
 from tunnel.services.names import safe_name
 from tunnel.services.published import Published
+from tunnel.services.reverse import Reverse
 
 __all__ = [
     "AttachmentLimits",
@@ -43,6 +44,7 @@ __all__ = [
     "Published",
     "Query",
     "Reply",
+    "Reverse",
     "SavedAttachment",
     "ServiceFunction",
     "Services",

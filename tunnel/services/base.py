@@ -27,7 +27,7 @@ from reactor.core.requests import CurrentTask
 from reactor.errors import is_ctrl_c
 from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
 from tunnel.established import SubStream, Target
-from tunnel.services.names import checked_name, is_name
+from tunnel.services.names import REVERSE, checked_name, is_name
 
 __all__ = [
     "Echo",
@@ -495,6 +495,7 @@ class Services(InnerService):
     Args:
         named: the services by name. A `StreamService` is for sub-streams only.
         exit: serves sub-streams to addresses and domains, such as `Exit`; None: this node is no exit.
+        reverse: listens for clients, such as `Reverse`; None: this node listens for nobody.
     Raises:
         LocalTunnelError: an invalid name. TypeError: not a mapping, or a value is not a service.
     """
@@ -504,12 +505,16 @@ class Services(InnerService):
         named: Mapping[str, NamedService],
         *,
         exit: StreamService | None = None,
+        reverse: StreamService | None = None,
     ) -> None:
         if not isinstance(named, Mapping):
             raise TypeError(f"services: expected a dict of services by name, got {named!r}")
-        if exit is not None and not isinstance(exit, StreamService):
-            raise TypeError(f"exit: expected a StreamService, got {exit!r}")
+        for given, what in ((exit, "exit"), (reverse, "reverse")):
+            if given is not None and not isinstance(given, StreamService):
+                raise TypeError(f"{what}: expected a StreamService, got {given!r}")
         self._named = {checked_name(name): as_named(service) for name, service in named.items()}
+        if reverse is not None:
+            self._named[REVERSE] = reverse
         self._exit = exit
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:

@@ -19,6 +19,7 @@ from tunnel.errors import LocalTunnelError
 __all__ = [
     "MAX_FILE_NAME_BYTES",
     "MAX_NAME_BYTES",
+    "REVERSE",
     "checked_file_name",
     "checked_name",
     "file_name",
@@ -28,6 +29,10 @@ __all__ = [
 
 MAX_NAME_BYTES: Final = 120
 """Longest name of a service."""
+
+REVERSE: Final = b".reverse"
+"""The service that listens for clients, `tunnel.services.reverse`. Names of users' services have no dot in
+front."""
 
 MAX_FILE_NAME_BYTES: Final = 255
 """Longest name of a file in UTF-8: the limit of file systems, and of the length byte on the wire."""

@@ -30,6 +30,7 @@ from tunnel.node.query.contents import Content, as_content, rewinder
 from tunnel.node.query.incoming_replies import Sink
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.routing.route import Purpose, Route, checked_purpose
+from tunnel.services.base import InnerService
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
@@ -146,12 +147,14 @@ class TunnelOptions(TypedDict, total=False):
             chunks.
         profile: a profile or its name ("bulk-hctr"); by default the best one for the purpose that all nodes
             of the route offer.
+        services: serve the sub-streams that the other end opens; by default they are refused.
     """
 
     hops: int | None
     route: Route | None
     profile: Profile | str | None
     purpose: Purpose
+    services: InnerService | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
+from tunnel.services import InnerService
 from tunnel.services.base import run_service, running
 
 __all__ = ["Carrier", "TunnelLife", "open_tunnel", "tunnel_service", "with_tunnel"]
@@ -160,14 +161,19 @@ def with_tunnel(
     return (yield from _carried(node, route, profile, run))
 
 
-def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[NodeTunnel]:
+def open_tunnel(
+    node: NodeContext, route: Route, profile: Profile, services: InnerService | None = None
+) -> Service[NodeTunnel]:
     """Open a tunnel for immediate use. The first call raises failures beyond the first hop.
+
+    Args:
+        services: for sub-streams that the other end opens; None: they are refused.
 
     Raises:
         BadRoute, ProfileError: no such tunnel can be built. QueryFailed: the first hop cannot be reached.
         Closed: the node has been stopped.
     """
-    carrier = Carrier(node, route.destination)
+    carrier = Carrier(node, route.destination, services)
     running = carrier.run(route, profile)
     carrier.handle = handle = yield from node.scope.spawn(running, name=f"{node.name} tunnel")
     try:
@@ -194,9 +200,10 @@ class Carrier:
 
     handle: Handle[None]
 
-    def __init__(self, node: NodeContext, destination: bytes) -> None:
+    def __init__(self, node: NodeContext, destination: bytes, services: InnerService | None) -> None:
         self._node = node
         self._destination = destination
+        self._services = services
         self.life: TunnelLife | None = None
         self.is_open = Signal()
         self.is_closing = self.is_left = False
@@ -214,7 +221,7 @@ class Carrier:
     def run(self, route: Route, profile: Profile) -> Service[None]:
         """Carry the tunnel until it has ended."""
         try:
-            self.report = yield from _carried(self._node, route, profile, self._hold)
+            self.report = yield from _carried(self._node, route, profile, self._hold, self._services)
         except Exception as error:  # noqa: BLE001 - raised to the users of the tunnel
             self.error = error
         finally:
@@ -313,6 +320,7 @@ def _carried(
     route: Route,
     profile: Profile,
     use: Callable[[TunnelLife], Service[NodeTunnel]],
+    services: InnerService | None = None,
 ) -> Service[Report | None]:
     """Open a tunnel, wait for `use`, and close the tunnel that it returns. Raises as `with_tunnel`."""
     node.counters.tunnels += 1
@@ -321,7 +329,7 @@ def _carried(
             circuit: Circuit = yield RunInThread(
                 partial(node.codec.circuit, route, profile, now_s=node.wall_clock())
             )
-            return (yield from _Carriage(node, _Sent(route, circuit)).run(use))
+            return (yield from _Carriage(node, _Sent(route, circuit), services).run(use))
     except BaseException:
         node.counters.tunnels_failed += 1
         raise
@@ -339,9 +347,10 @@ class _Sent:
 class _Carriage:
     """Alice's end of a running tunnel."""
 
-    def __init__(self, node: NodeContext, sent: _Sent) -> None:
+    def __init__(self, node: NodeContext, sent: _Sent, services: InnerService | None) -> None:
         self._node = node
         self._sent = sent
+        self._handler = refuse_stream if services is None else service_handler(services, node.limits)
         self._stream: Stream | None = None
         self._place: str | None = None  # of the failure, if known without a report
         self._own_error: PeerError | None = None  # raised by `use` while the tunnel worked
@@ -476,7 +485,7 @@ class _Carriage:
             yield from run_with_guards(
                 carry_on(),
                 serve_streams(
-                    life.counters, life.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams
+                    life.counters, life.accept, self._handler, most=self._node.limits.tunnel.sub_streams
                 ),
             )
 

@@ -1,0 +1,251 @@
+"""Reverse forwards: a node listens for a client, where its owner allows that, and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from queue import Queue
+from typing import Unpack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor import Service
+from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
+from tunnel import Limits, LocalNetwork
+from tunnel.client import Client
+from tunnel.errors import ErrorCode, MalformedMessage, SubStreamReset
+from tunnel.established import Target, TargetKind
+from tunnel.front import reverse
+from tunnel.front.reverse import ReverseForward
+from tunnel.node import Node
+from tunnel.node.query.request import TunnelOptions
+from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.services import Echo, Reverse, Services
+from tunnel.services.names import REVERSE
+from tunnel.services.reverse import pack_request, unpack_port
+
+LOOPBACK = "127.0.0.1"
+MEGABYTE = bytes(range(256)) * 4096
+
+
+def free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        number: int = server.getsockname()[1]
+        return number
+
+
+PLACE = (LOOPBACK, free_port())
+ALLOWED = Reverse([PLACE, (LOOPBACK, 0)])
+
+
+@pytest.fixture(scope="module")
+def server_port() -> Iterator[int]:
+    """A server that answers a whole request with its digest and a megabyte."""
+    with socket.create_server((LOOPBACK, 0), backlog=64) as server:
+
+        def handle(conn: socket.socket) -> None:
+            digest = hashlib.sha256()
+            with conn:
+                while data := conn.recv(65_536):
+                    digest.update(data)
+                conn.sendall(digest.digest() + MEGABYTE)
+
+        def run() -> None:
+            while True:
+                try:
+                    conn, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=handle, args=(conn,), daemon=True).start()
+
+        threading.Thread(target=run, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[LocalNetwork]:
+    services = Services({"echo": Echo()}, reverse=ALLOWED)
+    with LocalNetwork(peers=4, service=services, limits=Limits(linger_s=1.0, answer_s=5.0)) as net:
+        yield net
+        wait_until_idle(net)
+
+
+@contextmanager
+def reversed_to(
+    net: LocalNetwork, port: int, place: tuple[str, int] = (LOOPBACK, 0)
+) -> Iterator[tuple[Future[None], Queue[int]]]:
+    """A reverse forward to a port of this machine, and the ports at which the node listens."""
+    ports: Queue[int] = Queue()
+    forward = ReverseForward(
+        net[0], net[3].id, place, (LOOPBACK, port), options={"hops": 1}, on_listening=ports.put
+    )
+    running = net.submit(forward.serve())
+    try:
+        yield running, ports
+    finally:
+        running.cancel()
+        wait_until(net, lambda: not ALLOWED.listening)
+
+
+def ask(port: int, request: bytes) -> bytes:
+    with socket.create_connection((LOOPBACK, port)) as conn:
+        conn.settimeout(PATIENCE_S)
+        conn.sendall(request)
+        conn.shutdown(socket.SHUT_WR)
+        answer = bytearray()
+        while data := conn.recv(65_536):
+            answer += data
+        return bytes(answer)
+
+
+@pytest.mark.parametrize("place", [PLACE, (LOOPBACK, 0)], ids=["a port", "any port"])
+def test_connections_at_the_node_come_out_here(
+    net: LocalNetwork, server_port: int, place: tuple[str, int]
+) -> None:
+    with reversed_to(net, server_port, place) as (_, ports):
+        port = ports.get(timeout=PATIENCE_S)
+        assert place[1] in (0, port)
+        for request in (b"", b"x", bytes(1_000_000)):
+            assert ask(port, request) == hashlib.sha256(request).digest() + MEGABYTE
+    with pytest.raises(ConnectionRefusedError):
+        ask(port, b"")
+
+
+def test_many_connections_at_once(net: LocalNetwork, server_port: int) -> None:
+    with reversed_to(net, server_port) as (_, ports), ExitStack() as stack:
+        port = ports.get(timeout=PATIENCE_S)
+        conns = [stack.enter_context(socket.create_connection((LOOPBACK, port))) for _ in range(30)]
+        for number, conn in enumerate(conns):
+            conn.settimeout(PATIENCE_S)
+            conn.sendall(bytes([number]))
+            conn.shutdown(socket.SHUT_WR)
+        for number, conn in enumerate(conns):
+            assert conn.recv(32) == hashlib.sha256(bytes([number])).digest()
+
+
+@pytest.mark.parametrize("place", [("0.0.0.0", 0), (LOOPBACK, free_port()), ("::1", 0)])
+def test_a_place_that_is_not_listed_is_refused(
+    net: LocalNetwork, server_port: int, place: tuple[str, int]
+) -> None:
+    with reversed_to(net, server_port, place) as (running, _):
+        with pytest.raises(SubStreamReset) as refused:
+            running.result(timeout=PATIENCE_S)
+        assert refused.value.code is ErrorCode.TARGET_NOT_ALLOWED
+
+
+def test_a_node_without_a_list_listens_for_nobody(server_port: int) -> None:
+    with LocalNetwork(peers=4, service=Services({"echo": Echo()})) as net:
+        forward = ReverseForward(
+            net[0], net[3].id, (LOOPBACK, 0), (LOOPBACK, server_port), options={"hops": 1}
+        )
+        with pytest.raises(SubStreamReset) as refused:
+            net.submit(forward.serve()).result(timeout=PATIENCE_S)
+        assert refused.value.code is ErrorCode.TARGET_NOT_ALLOWED
+
+
+def test_a_server_that_is_down_resets_the_connection_and_nothing_else(
+    net: LocalNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), reversed_to(net, free_port()) as (running, ports):
+        port = ports.get(timeout=PATIENCE_S)
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                ask(port, b"")
+        assert not running.done()
+    assert not caplog.records
+
+
+def test_two_clients_do_not_share_a_place(net: LocalNetwork, server_port: int) -> None:
+    with reversed_to(net, server_port, PLACE) as (_, ports):
+        ports.get(timeout=PATIENCE_S)
+        code, _ = answer(net, pack_request(PLACE, "back"))
+        assert code is ErrorCode.BUSY
+
+
+def answer(net: LocalNetwork, request: bytes) -> tuple[ErrorCode | None, bytes]:
+    """What the node answers to a request: a code, or its first bytes."""
+    with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
+        stream = tunnel.open(Target(TargetKind.SERVICE, REVERSE), timeout_s=PATIENCE_S)
+        try:
+            stream.write(request)
+            stream.close()
+            return None, stream.read(timeout_s=PATIENCE_S)
+        except SubStreamReset as error:
+            return error.code, b""
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"",
+        b"\0",
+        b"\0\0\x09",
+        b"\0\0\x09\x04" + LOOPBACK.encode(),
+        b"\0\0\x09\x00" + LOOPBACK.encode(),
+        b"\0\0\x00\x04back",
+        b"\0\0\x09\x04" + b"127.0.0.\xff" + b"back",
+        b"\0\0\x09\x04" + LOOPBACK.encode() + b".bad",
+        b"\xff\xff\xff\xff" + bytes(510),
+    ],
+)
+def test_a_malformed_request_is_refused(net: LocalNetwork, request_bytes: bytes) -> None:
+    code, _ = answer(net, request_bytes)
+    assert code in (ErrorCode.BAD_CONTENT, ErrorCode.TARGET_NOT_ALLOWED)
+    wait_until(net, lambda: not ALLOWED.listening)
+
+
+def test_a_tunnel_has_one_reverse_forward(net: LocalNetwork) -> None:
+    with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
+        target = Target(TargetKind.SERVICE, REVERSE)
+        first = tunnel.open(target, timeout_s=PATIENCE_S)
+        with pytest.raises(SubStreamReset) as busy:
+            tunnel.open(target, timeout_s=PATIENCE_S)
+        assert busy.value.code is ErrorCode.BUSY
+        first.give_up()
+
+
+class Recording:
+    """A node whose tunnels a test can break."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.tunnels: list[NodeTunnel] = []
+
+    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
+        tunnel = yield from self.node.open_tunnel(destination, **options)
+        self.tunnels.append(tunnel)
+        return tunnel
+
+
+def test_a_tunnel_that_breaks_is_replaced(
+    net: LocalNetwork, server_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reverse, "PAUSES_S", (0.01,))
+    node, ports = Recording(net[0]), Queue[int]()
+    server = (LOOPBACK, server_port)
+    forward = ReverseForward(node, net[3].id, PLACE, server, options={"hops": 1}, on_listening=ports.put)
+    running = net.submit(forward.serve())
+    for _ in range(3):
+        assert ports.get(timeout=PATIENCE_S) == PLACE[1]
+        assert ask(PLACE[1], b"x")[:32] == hashlib.sha256(b"x").digest()
+        net[0].reactor.post(node.tunnels[-1].give_up)
+    assert ports.get(timeout=PATIENCE_S) == PLACE[1]
+    running.cancel()
+    wait_until(net, lambda: not ALLOWED.listening)
+
+
+@given(st.binary(max_size=4))
+def test_the_answer_is_two_bytes(data: bytes) -> None:
+    if len(data) == 2:
+        assert unpack_port(data) == int.from_bytes(data, "big")
+    else:
+        with pytest.raises(MalformedMessage):
+            unpack_port(data)

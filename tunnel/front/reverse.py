@@ -1,0 +1,101 @@
+"""`ReverseForward`: another node listens, and each of its connections comes out at a server here.
+
+    reverse = ReverseForward(node, node_id, ("0.0.0.0", 9000), ("127.0.0.1", 8080))
+    yield from reverse.serve()
+
+Both ends agree: the node's owner lists the places where others may let it listen, and this end connects to
+the one server only. The node does not learn where this end is, unless the server tells it.
+
+Source: docs/front.md, "Reverse forwards"; the other end is `tunnel.services.reverse`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from reactor import Service, Sleep
+from tunnel.errors import ErrorCode, FrameTruncated, NodeStopped, SubStreamReset, TunnelError
+from tunnel.established import Target, TargetKind
+from tunnel.front.tunnel_pool import OpensTunnels
+from tunnel.node.query.request import TunnelOptions
+from tunnel.node.tunnels.tunnel import TunnelStream
+from tunnel.services import Published, Services
+from tunnel.services.names import REVERSE
+from tunnel.services.reverse import Place, pack_request, unpack_port
+
+__all__ = ["PAUSES_S", "ReverseForward"]
+
+log = logging.getLogger("tunnel.front")
+
+_NAME: Final = "back"  # of the service at this end
+PAUSES_S: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Before another tunnel, by the number of failures since the last that worked."""
+
+
+class ReverseForward:
+    """A place at another node that leads to a server here.
+
+    Args:
+        node: opens the tunnel. node_id: the node that listens.
+        place: IP address and port there; port 0: any free one.
+        server: host and port of the server, as seen from here.
+        options: of the tunnel.
+        on_listening: called in the reactor with the port, each time the node has begun to listen.
+    """
+
+    def __init__(
+        self,
+        node: OpensTunnels,
+        node_id: bytes,
+        place: Place,
+        server: tuple[str, int],
+        *,
+        options: TunnelOptions | None = None,
+        on_listening: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._node = node
+        self._node_id = node_id
+        self._place = place
+        self._options: TunnelOptions = {**(options or {}), "services": Services({_NAME: Published(*server)})}
+        self._on_listening = on_listening
+        self._failures = 0  # since the last tunnel that worked
+
+    def serve(self) -> Service[None]:
+        """Keep the node listening until this is cancelled. A tunnel that breaks is replaced.
+
+        Raises:
+            SubStreamReset: the node refuses that place. NodeStopped: this end's node was stopped.
+        """
+        while True:
+            try:
+                yield from self._listen()
+                log.warning("the node has stopped listening for the reverse forward")
+            except TunnelError as error:
+                is_refused = isinstance(error, SubStreamReset) and error.code is ErrorCode.TARGET_NOT_ALLOWED
+                if is_refused or isinstance(error, NodeStopped):
+                    raise
+                log.warning("the reverse forward is interrupted: %s", error)
+            yield Sleep(PAUSES_S[min(self._failures, len(PAUSES_S) - 1)])
+            self._failures += 1
+
+    def _listen(self) -> Service[None]:
+        """Listen over one tunnel. Returns when the node has stopped in order."""
+        tunnel = yield from self._node.open_tunnel(self._node_id, **self._options)
+        with tunnel, (yield from tunnel.open(Target(TargetKind.SERVICE, REVERSE))) as stream:
+            yield from stream.write(pack_request(self._place, _NAME))
+            port = unpack_port((yield from _read_exactly(stream, 2)))
+            self._failures = 0
+            self._on_listening(port)
+            yield from stream.read(1)
+
+
+def _read_exactly(stream: TunnelStream, count: int) -> Service[bytes]:
+    data = b""
+    while len(data) < count:
+        piece = yield from stream.read(count - len(data))
+        if not piece:
+            raise FrameTruncated("the node ended the reverse forward before it listened")
+        data += piece
+    return data
