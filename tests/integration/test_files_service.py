@@ -172,7 +172,7 @@ def test_a_put_whose_proxy_dies_continues_over_another_route(tmp_path: Path) -> 
                 yield Sleep(0.001)
             return busy[0]
 
-        stored = put(net[0], ids[3], io.BytesIO(content), "big", hops=1, progress=progress, retries=20)
+        stored = put(net[0], ids[3], io.BytesIO(content), "big", hops=1, progress=progress, retries=16)
         assert used.wait(PATIENCE_S)
         busy = net.submit(in_use()).result(PATIENCE_S)
         net.stop(busy)
@@ -548,7 +548,7 @@ def test_old_parts_are_removed(tmp_path: Path) -> None:
 @pytest.mark.full
 def test_two_uploads_of_the_same_content_at_once(net: LocalNetwork, folder: Path) -> None:
     """Both succeed: one stores the file, the other waits and then finds it stored."""
-    both = [put(net[i], net[3].id, io.BytesIO(CONTENT), "same", hops=1, retries=20) for i in (0, 1)]
+    both = [put(net[i], net[3].id, io.BytesIO(CONTENT), "same", hops=1, retries=16) for i in (0, 1)]
     assert {future.result(PATIENCE_S).digest for future in both} == {DIGEST}
     assert os.listdir(folder) == ["same"]
     assert (folder / "same").read_bytes() == CONTENT

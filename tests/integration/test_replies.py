@@ -14,7 +14,7 @@ from reactor import Service
 from tests.support.errors import raises_code
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Profile, QueryFailed, ReplyMode, Route
-from tunnel.errors import BadRoute, LocalTunnelError, TunnelError
+from tunnel.errors import BadArgument, BadRoute, LocalTunnelError, TunnelError
 from tunnel.geometry import INTERACTIVE, LONG
 from tunnel.modes import MODES
 from tunnel.node.query import incoming_replies as spool
@@ -77,8 +77,10 @@ def test_a_sink_for_each_reply(net: LocalNetwork) -> None:
 
 
 def test_numbers_of_replies_that_cannot_be(net: LocalNetwork) -> None:
-    wrong: list[dict[str, Any]] = [{"replies": 0}, {"sinks": [io.BytesIO()] * 2}]
-    for arguments in [*wrong, {"replies": 2, "sink": io.BytesIO()}]:
+    with pytest.raises(BadArgument, match="replies: expected 1 to 8, got 0"):
+        net[0].query(net[7].id, b"", hops=1, replies=0)
+    wrong: list[dict[str, Any]] = [{"sinks": [io.BytesIO()] * 2}, {"replies": 2, "sink": io.BytesIO()}]
+    for arguments in wrong:
         with pytest.raises(LocalTunnelError, match="a sink for each"):
             net[0].query(net[7].id, b"", hops=1, **arguments)
     for mode in (ReplyMode.NONE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST):
