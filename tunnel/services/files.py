@@ -123,6 +123,7 @@ class Files(InnerService):
 
     def __init__(self, folder: str | Path, settings: FilesSettings | None = None) -> None:
         self._store = FileStore(Path(folder), settings)
+        self._logged: set[tuple[Operation, str]] = set()  # failures of the disk, until one works
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one request. A refusal is a reply with its status; the query itself succeeds."""
@@ -132,12 +133,16 @@ class Files(InnerService):
         request = FileRequest.unpack(head + name)
         try:
             yield from self._serve(request, reader, reply)
+            self._logged = {each for each in self._logged if each[0] is not request.operation}
         except StoreRefused as refused:
             yield from reply.write(FileReply(refused.status).pack())
         except OSError as error:
             # The error's own path contains the name that the peer chose, so it is logged at DEBUG only.
             reason, folder = error.strerror or type(error).__name__, self._store.folder
-            log.error("files: %s failed: %s (in the folder %s)", request.operation.name, reason, folder)
+            # Once for each kind until it works again: a peer may ask as often as it likes.
+            if (request.operation, reason) not in self._logged:
+                self._logged.add((request.operation, reason))
+                log.error("files: %s failed: %s (in the folder %s)", request.operation.name, reason, folder)
             log.debug("files: %s", error)
             yield from reply.write(FileReply(FileStatus.DISK).pack())
 
