@@ -31,7 +31,14 @@ class BudgetedTunnel(Protocol):
 
 
 class TunnelBudget:
-    """Counts the unread content of all tunnels. Args: limit_bytes: for all of them together."""
+    """Bounds the unread content of all tunnels.
+
+    Received content is added up as if nobody read it. The tunnels are asked for what they hold only when the
+    sum exceeds the limit, so a chunk costs the same in a tunnel with many sub-streams.
+
+    Args:
+        limit_bytes: for all tunnels together.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -40,7 +47,7 @@ class TunnelBudget:
 
     @property
     def total(self) -> int:
-        """Bytes as last counted; users may have read since."""
+        """Most bytes that the tunnels can hold; users may have read some since."""
         return self._total
 
     def enter(self, tunnel: BudgetedTunnel) -> None:
@@ -51,12 +58,12 @@ class TunnelBudget:
         """Stop counting a tunnel that has ended."""
         self._total -= self._held.pop(tunnel)
 
-    def received(self, tunnel: BudgetedTunnel) -> None:
+    def received(self, tunnel: BudgetedTunnel, most_bytes: int) -> None:
         """Count newly received content; above the limit, give up the tunnel that holds most."""
-        self._count(tunnel)
+        self._held[tunnel] += most_bytes
+        self._total += most_bytes
         if self._total <= self._limit_bytes:
             return
-        # Reads of the other tunnels are not counted yet.
         for each in self._held:
             self._count(each)
         if self._total > self._limit_bytes:

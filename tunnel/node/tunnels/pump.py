@@ -113,7 +113,7 @@ def _receive(
         if heard is not None:
             heard()
             heard = None
-        node.tunnels.received(core)
+        node.tunnels.received(core, len(chunk))
 
 
 class _Heard:
