@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Service
+from reactor import Service, Sleep
 from tests.integration.test_error_reports import fail_hop
 from tests.integration.test_silent_tunnels import Swallower
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
@@ -327,6 +327,38 @@ def test_an_event_and_its_counters(name: str, request: pytest.FixtureRequest) ->
                 assert counted(node, wanted) == wanted, index
         wait_until_idle(net)
         assert {index: counted(net[index], wanted) for index, wanted in case.counts.items()} == case.counts
+
+
+def test_the_bytes_of_a_long_tunnel_are_counted_while_it_lasts() -> None:
+    limits = replace(LIMITS, idle_s=0.4)
+    with LocalNetwork(peers=5, service=SERVICE, limits=limits) as net:
+        counted_open: list[bool] = []
+
+        def use(tunnel: NodeTunnel) -> Service[None]:
+            yield from tunnel.send(b"\x04echohello")
+            while not all(
+                (
+                    net[RELAY].counters.relayed_bytes_forward,
+                    net[RELAY].counters.relayed_bytes_backward,
+                    net[BOB].counters.tunnel_bytes_in,
+                    net[ALICE].counters.tunnel_bytes_out,
+                )
+            ):
+                yield Sleep(0.01)
+            counted_open.append(not tunnel.has_ended)
+
+        net[ALICE].tunnel(net[BOB].id, use, route=route(net), profile=PROFILE).result(PATIENCE_S)
+        assert counted_open == [True]
+
+
+def test_a_tally_adds_what_has_come_since() -> None:
+    counters, total = Counters(queries=1), [5]
+    count = counters.tally(queries=lambda: total[0])
+    count()
+    total[0] = 7
+    count()
+    count()
+    assert counters.queries == 8
 
 
 def test_every_counter_has_an_event() -> None:

@@ -6,14 +6,14 @@ are elsewhere: `Node.open_links`, `Node.open_streams`.
 Rules for changing it:
 
 * No counter costs anything for each chunk: bytes of links are added once for each system call, bytes of
-  content when their stream ends, from the counts that the stream has kept.
+  content from the counts that streams keep anyway (`tally`).
 * A counter tells nothing about who: no ids, addresses, services or targets.
 * The thread of the reactor counts; any thread may read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -44,7 +44,7 @@ class Counters:
         frames_failed: frames of others that broke here after their header was accepted, wherever the fault
             was; not those whose failure a node behind this one has reported.
         relayed_bytes_forward, relayed_bytes_backward: headers and chunks received from the previous node and
-            from the next one, counted when their frame ends.
+            from the next one, counted every half `idle_s` and at the end.
 
         queries, queries_succeeded: queries of this node's users.
         query_failures: failed attempts of them. query_retries: further attempts after such a failure.
@@ -57,7 +57,7 @@ class Counters:
         tunnels, tunnels_accepted: established tunnels by the end that opened them, this node or another.
         tunnels_failed: tunnels at either end that could not be opened, broke or were given up.
         tunnels_silent: of those, the ones from which nothing arrived any more.
-        tunnel_bytes_in, tunnel_bytes_out: chunks of tunnels that end here, counted when their tunnel ends.
+        tunnel_bytes_in, tunnel_bytes_out: chunks of tunnels that end here, counted as those.
         sub_streams, sub_streams_accepted: sub-streams by the end that opened them.
         sub_streams_refused: of the accepted ones, those given up before this node confirmed them.
     """
@@ -118,6 +118,22 @@ class Counters:
     def __str__(self) -> str:
         """One line for each counter, for people."""
         return "".join(f"    {name} {value}\n" for name, value in self)
+
+    def tally(self, **totals: Callable[[], int]) -> Callable[[], None]:
+        """Follow counts that are kept elsewhere: the returned function adds what came since its last call.
+
+        Args:
+            totals: by the counter's name, the count that it follows, from 0.
+        """
+        counted = dict.fromkeys(totals, 0)
+
+        def count() -> None:
+            for name, total in totals.items():
+                now = total()
+                setattr(self, name, getattr(self, name) + now - counted[name])
+                counted[name] = now
+
+        return count
 
     def refused_header(self, code: ErrorCode) -> None:
         """Count a frame that was refused for its header, by the code of the refusal."""

@@ -72,10 +72,12 @@ class Counted(Protocol):
     def content_out(self) -> int: ...
 
 
-def idle_watch(streams: Sequence[Counted], idle_s: float) -> Generator[Any, Any, None]:
+def idle_watch(
+    streams: Sequence[Counted], idle_s: float, look: Callable[[], None] | None = None
+) -> Generator[Any, Any, None]:
     """End with PeerError (TIMEOUT) when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
 
-    One timer per frame, not per read: it compares the counters twice per limit.
+    One timer per frame, not per read: it compares the counters twice per limit, and calls `look`.
     """
     last: list[int] = []
     quiet = 0
@@ -85,6 +87,8 @@ def idle_watch(streams: Sequence[Counted], idle_s: float) -> Generator[Any, Any,
         if quiet >= 2:
             raise PeerError(f"nothing moved for {idle_s:g} s", ErrorCode.TIMEOUT)
         last = now
+        if look is not None:
+            look()
         yield Sleep(idle_s / 2)
 
 

@@ -149,8 +149,6 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
         yield from _report_behind(reporter, outgoing, slot.next_id, error)
         raise
     finally:
-        node.counters.relayed_bytes_forward += incoming.content_in
-        node.counters.relayed_bytes_backward += outgoing.content_in
         outgoing.reset(code)  # no effect after an orderly end
 
 
@@ -211,8 +209,14 @@ def _relay_both(
                 raise renewed(outgoing.error)
             yield failed
 
-    watches = watch_failures(), idle_watch([incoming, outgoing], node.limits.idle_s)
-    yield from run_with_guards(relay_forward(), relay_backward(), *watches)
+    count = node.counters.tally(
+        relayed_bytes_forward=lambda: incoming.content_in, relayed_bytes_backward=lambda: outgoing.content_in
+    )
+    watches = watch_failures(), idle_watch([incoming, outgoing], node.limits.idle_s, count)
+    try:
+        yield from run_with_guards(relay_forward(), relay_backward(), *watches)
+    finally:
+        count()
 
 
 # The chunk loop: the hot path. A chunk is taken, permuted in place and sealed for the next link. A chunk that

@@ -50,9 +50,12 @@ def pump(
         yield from _receive(node, stream, core, first, remove_layers, heard)
         received.set()
 
+    count = node.counters.tally(
+        tunnel_bytes_in=lambda: stream.content_in, tunnel_bytes_out=lambda: stream.content_out
+    )
     node.tunnels.enter(core)
     try:
-        idle = idle_watch([_Heard(stream)], node.limits.idle_s)
+        idle = idle_watch([_Heard(stream)], node.limits.idle_s, count)
         yield from run_with_guards(
             send(), receive(), _keep_alive(node, core), idle, _watch_silence(node, core)
         )
@@ -64,8 +67,7 @@ def pump(
         raise
     finally:
         node.tunnels.leave(core)
-        node.counters.tunnel_bytes_in += stream.content_in
-        node.counters.tunnel_bytes_out += stream.content_out
+        count()
 
 
 def _send(
