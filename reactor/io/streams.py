@@ -223,6 +223,9 @@ class ReadYield(_Side):
             TypeError: `limit_bytes` is not a whole number. ValueError: it is not 1 to 1 GiB.
             any other: as the stream.
         """
+        # Without the check 0 would read b"", which looks like the end.
+        if type(limit_bytes) is not int or not 0 < limit_bytes <= MOST_READ_BYTES:
+            check_count(limit_bytes, "limit_bytes", least=1, most=MOST_READ_BYTES)
         stream: Any = self.stream
         must_wait = self._hint.drained
         if not must_wait:
@@ -238,8 +241,6 @@ class ReadYield(_Side):
             except BlockingIOError:
                 must_wait = True
             else:
-                if not data:  # 0 reads b"", which looks like the end; other limits are the stream's to check
-                    check_count(limit_bytes, "limit_bytes", least=1, most=MOST_READ_BYTES)
                 return data
 
     @reminded
