@@ -21,6 +21,7 @@ EXPECTED = {
     "upper_service": "A QUIET VOICE",
     "send_file": "refused, as it should be: NEXT_REFUSED",
     "sealed_file": "length is hidden in windows\nbytes behind the message",
+    "socks_port": "hello from the web server",
     "tunnel_chat": "Alice reads:  Bob has left",
     "two_services": "ARE YOU THERE?",
     "voting": "the tally: 4 yes, 2 no",
