@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import http.server
 import json
 import shutil
@@ -14,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import running
-from tunnel.cli.front import listen_place, read_users
 from tunnel.cli.main import main
+from tunnel.config.kinds import ListenPlace
 from tunnel.errors import ConfigError
+from tunnel.running.fronts import read_users
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +31,41 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("0", ("127.0.0.1", 0)),
         ("1080", ("127.0.0.1", 1080)),
-        (":1080", ("127.0.0.1", 1080)),
         ("127.0.0.2:65535", ("127.0.0.2", 65535)),
-        ("localhost:80", ("localhost", 80)),
+        ("localhost:80", ("127.0.0.1", 80)),
         ("[::1]:1080", ("::1", 1080)),
         ("/run/socks", Path("/run/socks")),
         ("./socks", Path("socks")),
     ],
 )
 def test_places(text: str, place: object) -> None:
-    assert listen_place(text) == place
+    assert ListenPlace(or_path=True).check(text) == place
 
 
 @pytest.mark.parametrize(
-    "text", ["", "socks", "127.0.0.1", "127.0.0.1:", "::1:80", "a:65536", "a:-1", "a:+1"]
+    "text",
+    [
+        "",
+        "socks",
+        "127.0.0.1",
+        "127.0.0.1:",
+        ":80",
+        "::1:80",
+        "::1:65536",
+        "65536",
+        "-1",
+        "127.0.0.1:+1",
+        "a:80",
+    ],
 )
 def test_places_that_are_none(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError):
-        listen_place(text)
+    with pytest.raises(ValueError):  # noqa: PT011 - the caller adds the text
+        ListenPlace(or_path=True).check(text)
+
+
+def test_a_forward_listens_at_no_path() -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        ListenPlace().check("/run/socks")
 
 
 def test_users(tmp_path: Path) -> None:
@@ -87,6 +104,7 @@ def test_users_that_are_refused(tmp_path: Path, content: bytes | None, mode: int
         (["--exit", "node-4", "--hops", "20"], "a route of 20 proxies", 2),
         (["--exit", "node-4", "--hops", "1", "--listen", "0.0.0.0:0"], "not a loopback address", 1),
         (["--exit", "node-4", "--hops", "1", "--listen", "/nowhere/socks"], "cannot listen", 2),
+        (["--exit", "node-4", "--hops", "1", "--users", "/nowhere/users"], "no such file: /nowhere/users", 2),
     ],
 )
 def test_errors_before_it_is_ready(

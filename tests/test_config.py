@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from reactor import Reactor
 from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
 from tunnel.config.kinds import write_toml
-from tunnel.config.repeated import REPEATED, PublishEntry, SocksEntry, reference
+from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, SocksEntry, reference
 from tunnel.config.settings import REQUIRED, TABLES
 from tunnel.errors import ConfigError
-from tunnel.established import TunnelLimits
+from tunnel.established import Target, TargetKind, TunnelLimits
 from tunnel.front.socks_server import Isolation
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
@@ -91,13 +91,32 @@ def test_the_ports_for_programs() -> None:
         [[socks]]
         exit = "{KEY}"
         [[socks]]
-        exit = "{KEY}"
+        exit = "node-7"
         listen = "[::1]:0"
         isolate = "Connection"
+        hops = 2
+        users = "users"
+        [[socks]]
+        exit = "node-7"
+        listen = "./socks"
+        [[forward]]
+        listen = "5432"
+        to = "node-7:postgres"
+        [[forward]]
+        listen = "0.0.0.0:80"
+        to = "{KEY}/[::1]:80"
+        key = "/keys/friend"
+        public = true
     """)
     assert config.socks == (
-        SocksEntry(bytes.fromhex(KEY), Address("127.0.0.1", 1080), Isolation.AUTH),
-        SocksEntry(bytes.fromhex(KEY), Address("::1", 0), Isolation.CONNECTION),
+        SocksEntry(KEY, ("127.0.0.1", 1080), None, Isolation.AUTH, None),
+        SocksEntry("node-7", ("::1", 0), 2, Isolation.CONNECTION, Path("/x/users")),
+        SocksEntry("node-7", Path("/x/socks"), None, Isolation.AUTH, None),
+    )
+    service, address = Target(TargetKind.SERVICE, b"postgres"), Target(TargetKind.IPV6, bytes(15) + b"\1", 80)
+    assert config.forwards == (
+        ForwardEntry(("127.0.0.1", 5432), ("node-7", service), None, None, False),
+        ForwardEntry(("0.0.0.0", 80), (KEY, address), None, Path("/keys/friend"), True),
     )
 
 
@@ -132,9 +151,15 @@ def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
         ('[[publis]]\nname = "a"', "there is no table [publis]", "did you mean [[publish]]?"),
         ('[[node]]\nlisten = "a"', "node = …: expected a table", "[node]"),
         ("[[publish]]\n" * 65, "occurs 65 times", ""),
-        ("[[socks]]", "[[socks]] 1: exit is missing", "the id of a node"),
-        ('[[socks]]\nexit = "node-7"', "exit = 'node-7': expected 64 hex digits", ""),
-        (f'[[socks]]\nexit = "{KEY}"\nlisten = "0.0.0.0:1080"', "a loopback address", ""),
+        ("[[socks]]", "[[socks]] 1: exit is missing", "the name of a peer file"),
+        ('[[socks]]\nexit = ""', "exit = '': expected 64 hex digits", ""),
+        ('[[socks]]\nexit = "a"\nlisten = "host:1080"', "listen = 'host:1080': expected a port", ""),
+        ('[[socks]]\nexit = "a"\nlisten = 1080', "listen = 1080: expected a port", ""),
+        ('[[socks]]\nexit = "a"\nhops = 127', "hops = 127: expected a whole number, 0 to 126, or empty", ""),
+        ('[[forward]]\nlisten = "0"', "[[forward]] 1: to is missing", "NODE:SERVICE"),
+        ('[[forward]]\nlisten = "./a"\nto = "a:b"', "listen = './a': expected a port", ""),
+        ('[[forward]]\nlisten = "0"\nto = "a"', "[[forward]] 1: to: no service: expected NODE:SERVICE", ""),
+        ('[[forward]]\nlisten = "0"\nto = "a/b"', "no port: expected HOST:PORT", ""),
         (f'[[socks]]\nexit = "{KEY}"\nisolate = "none"', 'one of "auth", "listener", "connection"', ""),
     ],
 )

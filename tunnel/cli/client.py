@@ -33,10 +33,11 @@ from tunnel.client.clients import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, make_config
+from tunnel.control import ControlClient
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.directory.base import list_peer_files
-from tunnel.errors import ConfigError, ErrorCode, KeyFileError, QueryFailed
+from tunnel.directory.base import ids_by_name
+from tunnel.errors import ConfigError, ErrorCode, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.routing.route import Route
@@ -153,20 +154,8 @@ class PeerNames:
         self._own_id = own_id
         self._directory = directory
         self._source = source
-        self._ids: dict[str, bytes] = {}
-        for path in list_peer_files(paths):
-            held = self._held(path, engine)
-            if len(held) == 1:
-                self._ids[path.name] = held[0].node_id
+        self._ids = ids_by_name(paths, engine)
         self._names = {node_id: name for name, node_id in self._ids.items()}
-
-    @staticmethod
-    def _held(path: Path, engine: TunnelEngine) -> list[Descriptor]:
-        """The descriptors of a file. Its errors were reported when the directory was filled."""
-        try:
-            return list(StaticDirectory.load(path, engine, on_bad_line=lambda _: None))
-        except KeyFileError:
-            return []
 
     def __iter__(self) -> Iterator[Descriptor]:
         """All peers, by name and then by id."""
@@ -304,6 +293,19 @@ class Client:
                 signal.signal(number, handler)
         reactor.post(stop.set)
         future.result()
+
+    def check_opens_tunnels(self, table: str = "") -> None:
+        """Check that the node is of this process. Args: table: of the configuration, that does the same.
+
+        Raises:
+            ConfigError: it is the running node of --config.
+        """
+        if isinstance(self.node, ControlClient):
+            instead = f", or add {table} to that one and restart its node" if table else ""
+            raise ConfigError(
+                f"the node of {self._options.config} is running, and opens no tunnels for other programs",
+                f"give the configuration of a client{instead}",
+            )
 
     def hint(self, error: QueryFailed) -> str:
         """Advice for a failure found on this side, if it is better than the advice of the code."""

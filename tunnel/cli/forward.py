@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from reactor import Scope, Service
 from tunnel.cli.client import Client, proxies_text
+from tunnel.cli.nodes import allow_open_files
 from tunnel.cli.options import command
-from tunnel.cli.pipe import add_destination_options, client_key, destination
+from tunnel.cli.pipe import add_destination_options, destination
 from tunnel.cli.terminal import say, say_json
-from tunnel.config.kinds import HostPort, Place
-from tunnel.errors import BadArgument, ConfigError
+from tunnel.config.kinds import HostPort, ListenPlace
+from tunnel.config.repeated import ForwardEntry
+from tunnel.errors import ConfigError
 from tunnel.established import Target
-from tunnel.front.forward import Forward
+from tunnel.front.forward import MOST_CONNECTIONS
 from tunnel.front.reverse import ReverseForward
-from tunnel.front.tunnel_pool import TunnelPool
-from tunnel.identity.client_key import ClientKey
+from tunnel.running.fronts import Fronts, place_text
 
 __all__ = ["add_parser"]
 
 _FORWARD = """\
 Pass connections to local ports on to services that nodes publish, or to HOST:PORT behind an exit.
 
-Every connection goes through proxies. Connections to one node share a tunnel. It runs until Ctrl-C.
+Every connection goes through proxies. The connections to one port share a tunnel. It runs until Ctrl-C.
 
 With --reverse it works the other way round: a node listens, and its connections come out at a server here.
 The owner of the node has to list the place in [service] reverse of its configuration.
@@ -63,25 +65,20 @@ def run_forward(options: argparse.Namespace) -> int:
     """Forward until a signal stops the command. Returns the exit status."""
     if options.reverse:
         return _run_reverse(options)
-    wanted = _pairs(options.pairs)
-    key = client_key(options.key)
-    with Client(options) as client:
+    pairs = _pairs(options.pairs)
+    allow_open_files(MOST_CONNECTIONS * len(pairs))
+    with Client(options) as client, contextlib.closing(Fronts(client.node)) as fronts:
+        client.check_opens_tunnels("[[forward]]")
         hops = client.hops()
-        pools: dict[bytes, TunnelPool] = {}
-        with ExitStack() as stack:
-            forwards = []
-            for (host, port), (node, target) in wanted:
-                node_id = client.names.resolve(node)
-                pool = pools.setdefault(node_id, TunnelPool(client.node, node_id, {"hops": hops}))
-                forward = _listen(pool, target, host, port, key, is_public=options.public)
-                stack.callback(forward.close)
-                forwards.append(forward)
+        for place, to in pairs:
+            entry = ForwardEntry(place, to, hops, options.key, options.public)
+            fronts.add_forward(client.names.resolve(to[0]), entry)
 
-            def ready() -> None:
-                for forward, to in zip(forwards, options.pairs[1::2], strict=True):
-                    _say_ready(forward.address, to, hops, as_json=options.json)
+        def ready() -> None:
+            for forward, to in zip(fronts.forwards, options.pairs[1::2], strict=True):
+                _say_ready(forward.address, to, hops, as_json=options.json)
 
-            client.run(_serve(forwards, pools), ready)
+        client.run(fronts.serve(), ready)
     return 0
 
 
@@ -104,6 +101,7 @@ def _run_reverse(options: argparse.Namespace) -> int:
         assert server is not None
         wanted.append((node, _place(where), server, to))
     with Client(options) as client:
+        client.check_opens_tunnels()
         hops = client.hops()
 
         def announce(node: str, place: tuple[str, int], to: str) -> Callable[[int], None]:
@@ -134,45 +132,24 @@ def _in_pairs(arguments: list[str], example: str) -> list[tuple[str, str]]:
 def _place(text: str) -> tuple[str, int]:
     """The address to listen on: of `PORT` or `BIND:PORT`."""
     try:
-        address = Place(least_port=0).check(f"127.0.0.1:{text}" if text.isdigit() else text)
+        place = ListenPlace().check(text)
     except ValueError as error:
         raise ConfigError(
             f"{text}: expected a local port, or an IP address and a port", "for example 5432, or [::1]:5432"
         ) from error
-    assert address is not None
-    return address.host, address.port
-
-
-def _listen(
-    pool: TunnelPool, target: Target, host: str, port: int, key: ClientKey | None, *, is_public: bool
-) -> Forward:
-    try:
-        return Forward(pool, target, host=host, port=port, client_key=key, is_public=is_public)
-    except BadArgument as error:
-        raise ConfigError(str(error), "or allow it with --public") from error
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror}", "choose another port"
-        ) from error
+    assert not isinstance(place, Path)
+    return place
 
 
 def _say_ready(address: tuple[str, int], to: str, hops: int, *, at: str | None = None, as_json: bool) -> None:
     """Args: at: the node that listens; None: this machine."""
-    host, port = address
+    place = place_text(address)
     if as_json:
-        event = {"event": "ready", "listen": f"{host}:{port}", "to": to, "hops": hops}
+        event = {"event": "ready", "listen": place, "to": to, "hops": hops}
         say_json(True, event if at is None else event | {"at": at})
         return
     where = "" if at is None else f" of {at}"
-    say(f"ready: {host} port {port}{where} leads to {to}, {proxies_text(hops)}")
-
-
-def _serve(forwards: list[Forward], pools: dict[bytes, TunnelPool]) -> Service[None]:
-    try:
-        yield from _together([forward.serve() for forward in forwards])
-    finally:
-        for pool in pools.values():
-            yield from pool.close()
+    say(f"ready: {place}{where} leads to {to}, {proxies_text(hops)}")
 
 
 def _together(services: list[Service[None]]) -> Service[None]:

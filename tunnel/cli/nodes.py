@@ -42,9 +42,11 @@ from tunnel.cli.terminal import ProgressBar, complain, going_on, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, with_published
 from tunnel.errors import LocalTunnelError
+from tunnel.front.forward import MOST_CONNECTIONS as MOST_FORWARDED
 from tunnel.front.socks_server import MOST_CONNECTIONS
 from tunnel.identity.state_dir import StateDir, take_lock
 from tunnel.running.configured_node import ConfiguredNode
+from tunnel.running.fronts import place_text
 
 __all__ = ["ChildNode", "add_parser", "allow_open_files"]
 
@@ -153,6 +155,7 @@ def _run(config: NodeConfig, options: argparse.Namespace, *, stops_at_eof: bool 
         config.limits.links
         + (config.exit_settings.connections if config.rules else 0)
         + MOST_CONNECTIONS * len(config.socks)
+        + MOST_FORWARDED * len(config.forwards)
     )
     _serve(config, stops_at_eof=stops_at_eof, as_json=options.json)
     log.info("stopped in order; the state is saved")
@@ -224,6 +227,8 @@ def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
             "listen": place,
             "addresses": [str(address) for address in node.descriptor.addresses],
             "peers": peers,
+            "socks": [place_text(port.address) for port in configured.fronts.socks],
+            "forwards": [place_text(port.address) for port in configured.fronts.forwards],
             "pid": os.getpid(),
         }
         say_json(True, event)

@@ -82,6 +82,7 @@ def run_pipe(options: argparse.Namespace) -> int:
     # `ssh` sends it to its ProxyCommand when it is done: no error, and nothing is left to do.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with Client(options) as client:
+        client.check_opens_tunnels()
         asking = ThreadClient(client.node)
         exit_id = client.names.resolve(node)
         with asking.tunnel(exit_id, hops=client.hops(), timeout_s=options.timeout) as tunnel:

@@ -13,10 +13,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tunnel.arguments import plain_name
 from tunnel.errors import LocalTunnelError
+from tunnel.established import Target
+from tunnel.front.targets import parse_destination
 from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import IpRange, is_private_range
 from tunnel.services.exit_rules import ExitRule
@@ -26,13 +29,14 @@ __all__ = [
     "MOST_PORT",
     "Choice",
     "ClientKeyId",
+    "Destination",
     "ExitRuleText",
+    "FilePath",
     "HostPort",
     "Integer",
     "ListOf",
-    "LoopbackPlace",
+    "ListenPlace",
     "NetworkId",
-    "NodeId",
     "Number",
     "Place",
     "PrivateRange",
@@ -48,6 +52,7 @@ __all__ = [
 
 MOST_PORT = 65_535
 _NONE = "none"
+_LOCALHOST = "127.0.0.1"
 
 
 _SIZE = re.compile(r"(\d{1,20})\s*([a-zA-Z]*)", re.ASCII)
@@ -93,16 +98,20 @@ class _AsWritten:
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """A whole number in a range."""
+    """A whole number in a range; with `or_empty` also None, from empty text."""
 
     least: int
     most: int
+    or_empty: bool = False
 
     @property
     def expected(self) -> str:
-        return f"a whole number, {self.least:,} to {self.most:,}"
+        more = ", or empty" if self.or_empty else ""
+        return f"a whole number, {self.least:,} to {self.most:,}{more}"
 
-    def check(self, value: Any) -> int:
+    def check(self, value: Any) -> int | None:
+        if self.or_empty and value == "":
+            return None
         if type(value) is not int or not self.least <= value <= self.most:
             raise ValueError
         return value
@@ -125,7 +134,9 @@ class Size:
     def check(self, value: Any) -> int:
         if isinstance(value, str):
             value = parse_size(value)
-        return Integer(self.least, self.most).check(value)
+        if type(value) is not int or not self.least <= value <= self.most:
+            raise ValueError
+        return value
 
     def read(self, text: str) -> int:
         return parse_size(text)
@@ -201,6 +212,17 @@ class Text(_AsWritten):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class FilePath(_AsWritten):
+    """The path of a file, or None, from empty text. A relative one begins at the configuration's folder."""
+
+    expected = "a path, or empty"
+
+    def check(self, value: Any) -> Path | None:
+        text = Text("a path", or_empty=True).check(value)
+        return Path(text) if text else None
+
+
 def _host_and_port(value: Any, least_port: int) -> tuple[str, int]:
     """The parts of "host:port" or "[v6]:port". Raises ValueError."""
     if not isinstance(value, str):
@@ -237,17 +259,35 @@ class Place(_AsWritten):
 
 
 @dataclass(frozen=True, slots=True)
-class LoopbackPlace(_AsWritten):
-    """An address that only this machine reaches, and a port."""
+class ListenPlace(_AsWritten):
+    """Where programs connect: "1080", "127.0.0.1:1080", "[::1]:0", and with `or_path` "/run/socks"."""
 
-    expected = 'a loopback address and a port, as "127.0.0.1:1080" or "[::1]:1080", port 0 for any free one'
+    or_path: bool = False
 
-    def check(self, value: Any) -> Address:
-        host, port = _host_and_port(value, 0)
-        address = ipaddress.ip_address(host)
-        if not address.is_loopback:
+    @property
+    def expected(self) -> str:
+        more = ', or the path of a Unix socket, with "/"' if self.or_path else ""
+        return f'a port, as "1080", or an IP address and a port, as "127.0.0.1:1080"; 0: any free port{more}'
+
+    def check(self, value: Any) -> tuple[str, int] | Path:
+        if self.or_path and isinstance(value, str) and "/" in value:
+            return Path(Text("a path").check(value))
+        is_port = isinstance(value, str) and value.isascii() and value.isdigit()
+        host, port = _host_and_port(f"{_LOCALHOST}:{value}" if is_port else value, 0)
+        return _LOCALHOST if host == "localhost" else str(ipaddress.ip_address(host)), port
+
+
+@dataclass(frozen=True, slots=True)
+class Destination(_AsWritten):
+    """A node, and a service that it publishes or a target behind it as exit."""
+
+    expected = 'NODE:SERVICE, as "node-7:ssh", or NODE/HOST:PORT, as "node-7/intranet:80"'
+
+    def check(self, value: Any) -> tuple[str, Target]:
+        """Raises BadArgument: text that names none."""
+        if not isinstance(value, str):
             raise ValueError
-        return Address(str(address), port)
+        return parse_destination(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,16 +350,6 @@ class ClientKeyId(_AsWritten):
     """The public key of a client, 32 bytes in hex."""
 
     expected = "64 hex digits, the public key of a client"
-
-    def check(self, value: Any) -> bytes:
-        return _id_of(value, 64)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeId(_AsWritten):
-    """The id of a node, 32 bytes in hex."""
-
-    expected = "64 hex digits, the id of a node"
 
     def check(self, value: Any) -> bytes:
         return _id_of(value, 64)

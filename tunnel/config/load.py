@@ -16,7 +16,7 @@ from typing import Any
 
 from tunnel.arguments import LEAST_SECONDS, MOST_SECONDS, checked_count, checked_seconds, did_you_mean
 from tunnel.config.kinds import MOST_PORT, Choice, ListOf
-from tunnel.config.repeated import REPEATED, PublishEntry, RepeatedTable, SocksEntry
+from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
     ENVIRONMENT_PREFIX,
     REMOVED,
@@ -51,7 +51,7 @@ class NodeConfig:
         listen: None: does not listen. advertise: empty: the address of `listen`. family: None: no family.
         profiles: empty: all that the engine supports. rules: of the exit; empty: no exit.
         reverse: places where clients may let the node listen.
-        published: TCP services that the node offers. socks: its ports for programs of this machine.
+        published: TCP services that the node offers. socks, forwards: its ports for programs.
         is_client: keys = "none": a client, which makes fresh keys for each run.
     """
 
@@ -79,6 +79,7 @@ class NodeConfig:
     rules: tuple[str, ...]
     published: tuple[PublishEntry, ...]
     socks: tuple[SocksEntry, ...]
+    forwards: tuple[ForwardEntry, ...]
     stop_s: float
     limits: Limits
     files_settings: FilesSettings
@@ -138,7 +139,8 @@ def make_config(
     Raises:
         ConfigError: as `load_config`.
     """
-    repeated = {name: _entries(name, tables.get(name, []), source) for name in REPEATED}
+    base = Path(os.path.realpath(folder))
+    repeated = {name: _entries(name, tables.get(name, []), base, source) for name in REPEATED}
     tables = {name: entries for name, entries in tables.items() if name not in REPEATED}
     given = _known(tables, source) | _overrides(environment)
     values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}, "exit": {}}
@@ -160,10 +162,11 @@ def make_config(
             f"{source}: [peers] dht = true needs exchange = true: nodes pass on what they find",
             "remove the line exchange = false",
         )
-    values["node"]["socks"] = repeated["socks"]
-    values["node"]["published"] = _published(repeated["publish"], values["node"]["names"], source)
     config = NodeConfig(
-        **_resolved(values["node"], Path(os.path.realpath(folder))),
+        **_resolved(values["node"], base),
+        published=_published(repeated["publish"], values["node"]["names"], source),
+        socks=repeated["socks"],
+        forwards=repeated["forward"],
         limits=limits,
         files_settings=FilesSettings(**values["files"]),
         exit_settings=ExitSettings(**values["exit"]),
@@ -220,17 +223,19 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
     return given
 
 
-def _entries(table: str, given: Any, source: str) -> tuple[Any, ...]:
+def _entries(table: str, given: Any, folder: Path, source: str) -> tuple[Any, ...]:
     """The entries of a repeated table. Raises ConfigError: not such a table, or an entry is wrong."""
     kind = REPEATED[table]
     if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
         raise ConfigError(f"{source}: [{table}] may occur several times", f"write [[{table}]] before each")
     if len(given) > kind.most:
         raise ConfigError(f"{source}: [[{table}]] occurs {len(given)} times, at most {kind.most} are allowed")
-    return tuple(_entry(kind, entry, f"{source}: [[{table}]] {n}") for n, entry in enumerate(given, 1))
+    return tuple(
+        _entry(kind, entry, folder, f"{source}: [[{table}]] {n}") for n, entry in enumerate(given, 1)
+    )
 
 
-def _entry(kind: RepeatedTable, given: Mapping[str, Any], where: str) -> Any:
+def _entry(kind: RepeatedTable, given: Mapping[str, Any], folder: Path, where: str) -> Any:
     keys = [setting.key for setting in kind.rows]
     for key in given:
         if key not in keys:
@@ -242,7 +247,8 @@ def _entry(kind: RepeatedTable, given: Mapping[str, Any], where: str) -> Any:
         value = given.get(setting.key, setting.default)
         if value is REQUIRED:
             raise ConfigError(f"{where}: {setting.key} is missing", f"expected {setting.kind.expected}")
-        values[setting.key] = _checked(setting, value, f"{where}: {setting.key}")
+        value = _checked(setting, value, f"{where}: {setting.key}")
+        values[setting.key] = folder / value if isinstance(value, Path) else value
     return kind.entry(**values)
 
 
@@ -254,7 +260,7 @@ def with_published(config: NodeConfig, entry: Mapping[str, Any], where: str) -> 
     Raises:
         ConfigError: the entry is wrong, or its name is taken.
     """
-    added = _entry(REPEATED["publish"], entry, where)
+    added = _entry(REPEATED["publish"], entry, Path(), where)
     return replace(config, published=_published((*config.published, added), config.names, where))
 
 

@@ -1,8 +1,11 @@
-"""Tables that may occur several times: `[[publish]]`, `[[socks]]`.
+"""Tables that may occur several times: `[[publish]]`, `[[socks]]` and `[[forward]]`.
 
     [[publish]]
     name = "ssh"
     to = "127.0.0.1:22"
+
+    [[socks]]
+    exit = "node-7"
 
 Each occurrence is one entry, an object of a dataclass here. Its keys are the fields; a key without a default
 is required. The environment cannot set them.
@@ -14,16 +17,30 @@ Rules for changing it: a new table is a dataclass, its rows, and a line in `REPE
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from tunnel.config.kinds import Choice, ClientKeyId, HostPort, ListOf, LoopbackPlace, NodeId, ServiceName
+from tunnel.config.kinds import (
+    Choice,
+    ClientKeyId,
+    Destination,
+    FilePath,
+    HostPort,
+    Integer,
+    ListenPlace,
+    ListOf,
+    ServiceName,
+    Switch,
+    Text,
+)
 from tunnel.config.settings import REQUIRED, SETTINGS, TABLES, Setting, describe
+from tunnel.established import Target
 from tunnel.front.socks_server import Isolation
-from tunnel.identity.descriptor import Address
 
-__all__ = ["REPEATED", "PublishEntry", "RepeatedTable", "SocksEntry", "reference"]
+__all__ = ["REPEATED", "ForwardEntry", "PublishEntry", "RepeatedTable", "SocksEntry", "reference"]
 
 _MOST_CLIENTS = 1_024
+_MOST_HOPS = 126
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +54,24 @@ class PublishEntry:
 
 @dataclass(frozen=True, slots=True)
 class SocksEntry:
-    """One SOCKS and CONNECT port of the node. Attributes: exit: id of the exit."""
+    """One SOCKS port. Attributes: hops: None: `route_hops`. users: absolute path; None: no login."""
 
-    exit: bytes
-    listen: Address
+    exit: str
+    listen: tuple[str, int] | Path
+    hops: int | None
     isolate: Isolation
+    users: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardEntry:
+    """One forwarded port. Attributes: to: node, and target there. key: absolute path; None: no key."""
+
+    listen: tuple[str, int]
+    to: tuple[str, Target]
+    hops: int | None
+    key: Path | None
+    public: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +88,9 @@ class RepeatedTable:
     rows: tuple[Setting, ...]
     most: int = 64
 
+
+_NODE = "64 hex digits, or the name of a peer file"
+_HOPS = "Proxies of each tunnel. Empty: `[routes] route_hops`."
 
 REPEATED: Final = {
     "publish": RepeatedTable(
@@ -83,27 +116,72 @@ REPEATED: Final = {
         ),
     ),
     "socks": RepeatedTable(
-        "A SOCKS5, SOCKS4a and HTTP CONNECT port for programs of this machine, with tunnels from this node "
-        "to an exit; see `mtun socks` in cli.md.",
+        "A SOCKS and HTTP CONNECT port for programs, with tunnels to an exit behind it, as of `mtun socks`; "
+        "see front.md.",
         SocksEntry,
         (
             Setting(
-                "socks", "exit", NodeId(), REQUIRED, "The exit: a node whose [exit] rules allow the targets."
+                "socks",
+                "exit",
+                Text(_NODE),
+                REQUIRED,
+                "The exit. A name must be that of a peer file with one descriptor when the node starts; the "
+                "node of an id may become known later.",
             ),
             Setting(
                 "socks",
                 "listen",
-                LoopbackPlace(),
+                ListenPlace(or_path=True),
                 "127.0.0.1:1080",
-                "Where programs connect to. No password.",
+                "Where programs connect. An address that other machines reach needs `users`; a Unix socket "
+                "is for its owner only.",
             ),
+            Setting("socks", "hops", Integer(0, _MOST_HOPS, or_empty=True), "", _HOPS),
             Setting(
                 "socks",
                 "isolate",
                 Choice({str(kind): kind for kind in Isolation}),
                 str(Isolation.AUTH),
-                "Connections that share a tunnel: those with the same user and password (auth), all "
-                "(listener), or none (connection).",
+                "Connections that share a tunnel: those with the same user and password, all of the port "
+                "(`listener`), or none (`connection`).",
+            ),
+            Setting(
+                "socks",
+                "users",
+                FilePath(),
+                "",
+                "A file with lines USER:PASSWORD, mode 0600: only they may connect. Empty: no login is "
+                "needed.",
+            ),
+        ),
+    ),
+    "forward": RepeatedTable(
+        "A local port whose connections lead to a published service, or to a target behind an exit, as of "
+        "`mtun forward`; see front.md.",
+        ForwardEntry,
+        (
+            Setting("forward", "listen", ListenPlace(), REQUIRED, "Where programs connect."),
+            Setting(
+                "forward",
+                "to",
+                Destination(),
+                REQUIRED,
+                f"Where connections lead. NODE is as `exit` of [[socks]]: {_NODE}.",
+            ),
+            Setting("forward", "hops", Integer(0, _MOST_HOPS, or_empty=True), "", _HOPS),
+            Setting(
+                "forward",
+                "key",
+                FilePath(),
+                "",
+                "A client key from `mtun keygen --client`, for a service that lists its clients.",
+            ),
+            Setting(
+                "forward",
+                "public",
+                Switch(),
+                False,
+                "Allow a `listen` address that other machines reach; they can then use the tunnels.",
             ),
         ),
     ),

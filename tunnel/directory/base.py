@@ -22,7 +22,14 @@ from tunnel.disk import naming, read_regular
 from tunnel.errors import DescriptorError, KeyFileError, LocalTunnelError
 from tunnel.identity.descriptor import Descriptor
 
-__all__ = ["Directory", "PeerFiles", "StaticDirectory", "list_peer_files", "write_descriptor"]
+__all__ = [
+    "Directory",
+    "PeerFiles",
+    "StaticDirectory",
+    "ids_by_name",
+    "list_peer_files",
+    "write_descriptor",
+]
 
 
 class Directory(Protocol):
@@ -139,6 +146,22 @@ def list_peer_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield from (entry for entry in _entries(path) if not _COPY.fullmatch(entry.name))
         else:
             yield path
+
+
+def ids_by_name(paths: Iterable[Path], engine: TunnelEngine) -> dict[str, bytes]:
+    """The ids of nodes by the names of their peer files, of those files that hold a single node.
+
+    Its descriptor may have expired. Files that cannot be read are skipped: `PeerFiles` warns of them.
+    """
+    found = {}
+    for path in list_peer_files(paths):
+        try:
+            held = list(StaticDirectory.load(path, engine, on_bad_line=lambda _: None))
+        except KeyFileError:
+            continue
+        if len(held) == 1:
+            found[path.name] = held[0].node_id
+    return found
 
 
 def _entries(folder: Path) -> list[Path]:

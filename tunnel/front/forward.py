@@ -17,15 +17,18 @@ from reactor import Scope, Service, Signal, SocketStream, TcpListener
 from tunnel.arguments import checked_count
 from tunnel.errors import BadArgument, TunnelError
 from tunnel.established import Target
+from tunnel.front.socks_server import failure_of, summary
 from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.identity.client_key import ClientKey
 from tunnel.services.splice import Splice
 
-__all__ = ["Forward"]
+__all__ = ["MOST_CONNECTIONS", "Forward"]
 
 log = logging.getLogger("tunnel.front")
 
-_MOST_CONNECTIONS: Final = 1_024
+MOST_CONNECTIONS: Final = 1_024
+"""Connections at a time of a port. Further ones wait in the backlog of the system."""
+
 _MOST_PORT: Final = 65_535
 
 
@@ -56,7 +59,7 @@ class Forward:
         is_public: bool = False,
         client_key: ClientKey | None = None,
         idle_s: float | None = None,
-        most: int = _MOST_CONNECTIONS,
+        most: int = MOST_CONNECTIONS,
     ) -> None:
         checked_count(port, "port", most=_MOST_PORT)
         if not is_public and not ipaddress.ip_address(host).is_loopback:
@@ -103,7 +106,8 @@ class Forward:
             stream = yield from self._pool.open(self._target, self, client_key=self._client_key)
             yield from stream.use(Splice(sock, stream.core, idle_s=self._idle_s).run())
         except TunnelError as error:
-            log.warning("a connection to port %d failed: %s", self.address[1], error)
+            log.warning("a connection to port %d failed: %s", self.address[1], summary(failure_of(error)))
+            log.debug("a connection to port %d failed: %s", self.address[1], error)
         finally:
             sock.abort()  # no effect after an end in order
             self._has_room.set()

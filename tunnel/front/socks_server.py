@@ -69,6 +69,7 @@ __all__ = [
     "Isolation",
     "SocksServer",
     "failure_of",
+    "summary",
 ]
 
 log = logging.getLogger("tunnel.front")
@@ -209,7 +210,7 @@ class SocksServer:
         try:
             yield from self.pool.prepare(key)
         except TunnelError as error:
-            reason = _summary(failure_of(error))
+            reason = summary(failure_of(error))
             log.warning("no tunnel to the exit yet, each connection tries again: %s", reason)
             log.debug("no tunnel to the exit yet: %s", error)
 
@@ -238,7 +239,7 @@ class SocksServer:
             if stream is not None:
                 yield from stream.use(Splice(sock, stream.core).run())
         except (PeerError, QueryFailed) as error:
-            log.info("a connection ended early: %s", _summary(failure_of(error)))
+            log.info("a connection ended early: %s", summary(failure_of(error)))
             log.debug("a connection ended early: %s", error)
         except (Broken, Closed) as error:
             log.debug("a client left: %s", error)
@@ -312,7 +313,7 @@ def failure_of(error: Exception) -> Failed:
             return Failed(ErrorCode.INTERNAL, str(error))
 
 
-def _summary(failed: Failed) -> str:
+def summary(failed: Failed) -> str:
     """The reason for the log, without target and hops."""
     row = CODES[failed.code]
     if failed.is_at_target:
@@ -323,7 +324,7 @@ def _summary(failed: Failed) -> str:
 
 
 def _log_failure(request: Request, failed: Failed) -> None:
-    log.info("%s: no connection: %s", request.protocol, _summary(failed))
+    log.info("%s: no connection: %s", request.protocol, summary(failed))
     log.debug("%s: no connection to %s: %s", request.protocol, request.target, failed.text)
 
 

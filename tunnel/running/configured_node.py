@@ -31,12 +31,12 @@ from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
 from tunnel.directory.base import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
-from tunnel.front.socks_server import SocksServer
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys, keygen_hint
 from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node import Node, address_rules
+from tunnel.running.fronts import Fronts, configured_fronts
 from tunnel.running.peer_log import PeerLog
 from tunnel.services import (
     Echo,
@@ -193,31 +193,13 @@ def make_node(
     return node
 
 
-def _open_fronts(config: NodeConfig, node: Node, undo: ExitStack) -> list[SocksServer]:
-    """The SOCKS ports of a configuration, closed by `undo`. Raises ConfigError: a port cannot be used."""
-    fronts = []
-    for number, entry in enumerate(config.socks, start=1):
-        host, port = entry.listen.host, entry.listen.port
-        try:
-            front = SocksServer(node, entry.exit, host=host, port=port, isolation=entry.isolate)
-        except OSError as error:
-            raise ConfigError(
-                f"[[socks]] {number}: cannot listen on {host}, port {port}: {error.strerror}",
-                "give another port in `listen`",
-            ) from error
-        undo.callback(front.close)
-        fronts.append(front)
-        log.info("[[socks]] %d: SOCKS and CONNECT at %s", number, front.address)
-    return fronts
-
-
 class ConfiguredNode(EnteredOnce):
     """A node with its state, ready to serve. A context manager: leaving it writes the state.
 
     Leave it when the reactor is closed or the node has ended: no header may be opened afterwards.
 
     Attributes:
-        node, directory: not before `with`.
+        node, directory: not before `with`. fronts: its ports for programs, not before `serve`.
     Raises (on entry):
         StateError: the state folder is in use, not private, or cannot be written. ConfigError: no key file,
         or the address cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables
@@ -243,6 +225,7 @@ class ConfiguredNode(EnteredOnce):
         self._control: ControlServer | None = None
         self.node: Node
         self.directory: Peers
+        self.fronts: Fronts
 
     def __enter__(self) -> Self:
         self.enter_once("node", "with ConfiguredNode(...) as configured")
@@ -282,7 +265,6 @@ class ConfiguredNode(EnteredOnce):
             )
             undo.callback(self.node.close)
             self.node.context.refresh = self._files.refresh
-            self._fronts = _open_fronts(config, self.node, undo)
             self.directory.publish(self.node.descriptor)
             with _as_state_error():
                 self._write(self.node.descriptor)
@@ -351,25 +333,24 @@ class ConfiguredNode(EnteredOnce):
 
         Args:
             ready: called once it accepts connections.
+        Raises:
+            ConfigError: a port for programs cannot be opened; nothing was started then.
         """
+        self.fronts = configured_fronts(self.config, self.node, self._engine)
         serving = yield Spawn(self.node.serve(), "node")
         refreshing = yield Spawn(self.refresh(), "peer files")
         self._control = control = self._open_control()
         if control is not None:
             yield Spawn(control.serve(), "control socket")
-        fronts = []
-        for front in self._fronts:
-            fronts.append((yield Spawn(front.serve(), "SOCKS port")))
         try:
+            yield from self.fronts.start()
             ready()
             yield from serving.join()
         finally:
             refreshing.cancel()
             if control is not None:
                 control.close()
-            # Their tunnels would keep the node from leaving.
-            for each in fronts:
-                each.cancel()
+            yield from self.fronts.stop()  # their tunnels would keep the node from leaving
             if not serving.is_finished:
                 yield from self.node.leave(self.config.stop_s)
                 yield from serving.join()
@@ -380,8 +361,7 @@ class ConfiguredNode(EnteredOnce):
         """Stop in order: `serve` ends when running frames and queries have ended, after `stop_s` at most."""
         if self._control is not None:
             self._control.close()
-        for front in self._fronts:
-            front.close()
+        yield from self.fronts.stop()
         yield from self.node.leave(self.config.stop_s)
 
     def _open_control(self) -> ControlServer | None:
@@ -457,8 +437,6 @@ class ConfiguredNode(EnteredOnce):
     ) -> None:
         try:
             self.node.close()
-            for front in self._fronts:
-                front.close()
             try:
                 if not self._is_state_here():
                     self._restore()

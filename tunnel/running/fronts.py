@@ -1,0 +1,219 @@
+"""The ports for programs beside a node: SOCKS ports and forwards, of a configuration or of a command.
+
+    fronts = Fronts(node)
+    fronts.add_forward(node_id, entry)      listens from now on
+    yield from fronts.start()
+    ...
+    yield from fronts.stop()
+
+A node with `[[socks]]` or `[[forward]]` runs them beside itself, `mtun socks` and `mtun forward` beside a
+client. A place that cannot be listened on is an error before anything runs. A node that is not known yet is
+none: its tunnels fail until its descriptor comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from reactor import Scope, Service
+from tunnel.config import NodeConfig
+from tunnel.config.repeated import ForwardEntry, SocksEntry
+from tunnel.crypto.primitives import TunnelEngine
+from tunnel.directory.base import ids_by_name
+from tunnel.disk import advice_for, os_error_text
+from tunnel.errors import BadArgument, ConfigError, LocalTunnelError
+from tunnel.front.forward import Forward
+from tunnel.front.handshake import Failed, Request
+from tunnel.front.socks_server import SocksServer
+from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
+from tunnel.identity.client_key import ClientKey
+from tunnel.node import Node
+from tunnel.node.query.request import TunnelOptions
+from tunnel.routing.route import Route
+
+__all__ = ["Fronts", "configured_fronts", "place_text", "read_users"]
+
+log = logging.getLogger("tunnel.running")
+
+_MOST_USERS: Final = 1_000
+_ID = re.compile("[0-9a-f]{64}", re.IGNORECASE)
+
+
+class Fronts:
+    """The ports of one node. Everything but the constructor runs in its reactor.
+
+    Attributes:
+        socks, forwards: in the order in which they were added.
+    """
+
+    def __init__(self, node: OpensTunnels) -> None:
+        self._node = node
+        self.socks: list[SocksServer] = []
+        self.forwards: list[Forward] = []
+        self._pools: dict[tuple[bytes, int | None], TunnelPool] = {}
+        self._scope = Scope("ports for programs", fail_together=False)
+
+    def add_socks(
+        self,
+        exit_id: bytes,
+        entry: SocksEntry,
+        *,
+        route: Route | None = None,
+        on_failure: Callable[[Request, Failed], None] | None = None,
+    ) -> SocksServer:
+        """Listen as an entry says. Args: route, on_failure: as of `SocksServer`.
+
+        Raises:
+            ConfigError: the place cannot be listened on, or needs users; or the file of users is refused.
+        """
+        users = None if entry.users is None else read_users(entry.users)
+        path = entry.listen if isinstance(entry.listen, Path) else None
+        host, port = ("127.0.0.1", 0) if isinstance(entry.listen, Path) else entry.listen
+        try:
+            server = SocksServer(
+                self._node,
+                exit_id,
+                host=host,
+                port=port,
+                path=path,
+                users=users,
+                isolation=entry.isolate,
+                hops=entry.hops,
+                route=route,
+                on_failure=on_failure,
+            )
+        except OSError as error:
+            raise _cannot_listen(error) from error
+        self.socks.append(server)
+        return server
+
+    def add_forward(self, node_id: bytes, entry: ForwardEntry) -> Forward:
+        """Listen as an entry says.
+
+        Raises:
+            ConfigError: the place cannot be listened on, or is public. KeyFileError: of the client key.
+        """
+        key = None if entry.key is None else ClientKey.load(entry.key)
+        pool = self._pools.get((node_id, entry.hops))
+        if pool is None:
+            options: TunnelOptions = {} if entry.hops is None else {"hops": entry.hops}
+            pool = self._pools[node_id, entry.hops] = TunnelPool(self._node, node_id, options)
+        host, port = entry.listen
+        try:
+            forward = Forward(pool, entry.to[1], host=host, port=port, client_key=key, is_public=entry.public)
+        except BadArgument as error:
+            raise ConfigError(str(error), "or allow it with --public, or public = true") from error
+        except OSError as error:
+            raise _cannot_listen(error) from error
+        self.forwards.append(forward)
+        return forward
+
+    @property
+    def _all(self) -> list[SocksServer | Forward]:
+        return [*self.socks, *self.forwards]
+
+    def start(self) -> Service[None]:
+        """Accept connections. A port that fails is logged, and the others continue."""
+        for server in self._all:
+            yield from self._scope.spawn(server.serve(), name=f"port {place_text(server.address)}")
+
+    def serve(self) -> Service[None]:
+        """Accept connections until cancelled, or until all ports have failed. Raises the first failure."""
+        try:
+            yield from self.start()
+            yield from self._scope.join()
+            for error in self._scope.failures:
+                raise error
+        finally:
+            yield from self.stop()
+
+    def close(self) -> None:
+        """Stop listening and end all connections, without a wait. Idempotent."""
+        self._scope.cancel()
+        for server in self._all:
+            server.close()
+
+    def stop(self) -> Service[None]:
+        """As `close`, and wait until connections and tunnels have ended."""
+        self.close()
+        yield from self._scope.close()
+        for pool in self._pools.values():
+            yield from pool.close()
+
+
+def configured_fronts(config: NodeConfig, node: Node, engine: TunnelEngine) -> Fronts:
+    """The ports of a configuration, listening.
+
+    Raises:
+        ConfigError: a port cannot be opened, or no peer file has the name of a node. The text names the
+            entry. OSError: a folder of peer files cannot be listed.
+    """
+    fronts = Fronts(node)
+    names = ids_by_name(config.files, engine) if config.socks or config.forwards else {}
+    try:
+        for number, socks in enumerate(config.socks, start=1):
+            with _of_entry(f"[[socks]] {number}"):
+                server = fronts.add_socks(_find(socks.exit, names, node.id), socks)
+            log.info("SOCKS and CONNECT at %s, with tunnels to %s", place_text(server.address), socks.exit)
+        for number, entry in enumerate(config.forwards, start=1):
+            with _of_entry(f"[[forward]] {number}"):
+                forward = fronts.add_forward(_find(entry.to[0], names, node.id), entry)
+            log.info("%s leads through tunnels to %s", place_text(forward.address), entry.to[0])
+    except BaseException:
+        fronts.close()
+        raise
+    return fronts
+
+
+def _find(name: str, names: dict[str, bytes], own_id: bytes) -> bytes:
+    """The id of the node that an entry names."""
+    found = bytes.fromhex(name) if _ID.fullmatch(name) else names.get(name)
+    if found is None:
+        raise ConfigError(
+            f"no peer file with a single descriptor has the name {name!r}",
+            "give the id of the node, 64 hex digits, or the name of a file of [peers] files",
+        )
+    if found == own_id:
+        raise ConfigError(f"{name!r} is this node, and a tunnel leads to another", "name another node")
+    return found
+
+
+@contextlib.contextmanager
+def _of_entry(place: str) -> Iterator[None]:
+    try:
+        yield
+    except LocalTunnelError as error:
+        raise ConfigError(f"{place}: {error}", error.hint) from error
+
+
+def _cannot_listen(error: OSError) -> ConfigError:
+    return ConfigError(f"cannot listen: {os_error_text(error, error.filename)}", "choose another place")
+
+
+def place_text(address: tuple[str, int] | Path) -> str:
+    """An address as users write it: `127.0.0.1:1080`, `[::1]:1080`, or a path."""
+    if isinstance(address, Path):
+        return str(address)
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def read_users(path: Path) -> dict[str, str]:
+    """Users and passwords from a file. Raises ConfigError: unreadable, malformed, or readable for others."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"others can read the passwords in {path}", f"chmod 600 {path}")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(os_error_text(error, path), advice_for(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text") from error
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    if not found or len(found) > _MOST_USERS or len(found) < len([line for line in lines if line.strip()]):
+        raise ConfigError(f"{path}: expected lines USER:PASSWORD, 1 to {_MOST_USERS}, each user once")
+    return found
