@@ -87,6 +87,9 @@ class Front:
         answer: bytes = self.run(ask())
         return answer
 
+    def has_ended(self) -> bool:
+        return all(tunnel.has_ended for tunnel in self.node.tunnels)
+
     def wait(self, condition: Callable[[], object]) -> None:
         wait_until(self._net, condition)
 
@@ -114,7 +117,7 @@ def make_front(net: LocalNetwork) -> Iterator[Callable[..., Front]]:
     for front in fronts:
         front.run(front.pool.close())
         assert len(front.pool) == 0
-        assert all(tunnel.has_ended for tunnel in front.node.tunnels)
+        front.wait(front.has_ended)
     wait_until_idle(net)
 
 
@@ -187,13 +190,50 @@ def test_an_old_tunnel_gets_no_new_connections_and_ends_with_its_last(make_front
     old = front.open()
     front.wait(lambda: not len(front.pool))
     new = front.open()
-    assert len(front.node.tunnels) == 2
+    assert new.core.number == 1
     assert front.echo(old, b"still works") == b"still works"
     assert front.echo(new, b"works") == b"works"
     assert not front.node.tunnels[0].has_ended
     old.close()
     front.wait(lambda: front.node.tunnels[0].has_ended)
     assert front.echo(new, b"works") == b"works"
+
+
+def test_a_used_tunnel_has_a_successor_and_an_unused_one_has_none(make_front: Make) -> None:
+    front = make_front(life_s=0.05)
+    front.run(front.pool.prepare("unused"))
+    front.wait(lambda: not len(front.pool))
+    assert front.node.asked == 1
+    front.open("used")
+    front.wait(lambda: front.node.asked == 3)
+    front.wait(lambda: not len(front.pool))
+    assert front.node.asked == 3
+
+
+def test_an_old_tunnel_takes_connections_until_its_successor_is_open(
+    net: LocalNetwork, make_front: Make
+) -> None:
+    front = make_front(life_s=0.05)
+    first, is_open = front.node.open_tunnel, Signal()
+
+    def slow(destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
+        tunnel = yield from first(destination, **options)
+        if len(front.node.tunnels) > 1:
+            yield is_open
+        return tunnel
+
+    front.node.open_tunnel = slow  # type: ignore[method-assign]
+    front.open()
+    front.wait(lambda: len(front.node.tunnels) == 2)
+    assert front.open().core.number == 3
+    net.submit(_set(is_open)).result(timeout=PATIENCE_S)
+    front.wait(lambda: not len(front.pool))
+
+
+def _set(signal: Signal) -> Service[None]:
+    signal.set()
+    return
+    yield
 
 
 def test_the_idle_tunnel_used_least_recently_makes_room(make_front: Make) -> None:

@@ -6,6 +6,7 @@ allows no further sub-stream, the key gets another tunnel.
 
 One service owns each tunnel: it opens the tunnel, waits until the tunnel breaks, is too old or is not wanted
 any more, lets the open sub-streams finish, and closes it. So nothing has to look for tunnels that are over.
+An old tunnel that was used gets a successor first, so no connection waits for it.
 """
 
 from __future__ import annotations
@@ -67,12 +68,14 @@ class _Place:
 
     Attributes:
         tunnel: None until it is open. error: why it was not.
+        is_used: it has carried a connection.
         leave: set when it is not wanted any more.
     """
 
     def __init__(self) -> None:
         self.tunnel: NodeTunnel | None = None
         self.error: TunnelError | None = None
+        self.is_used = False
         self.leave = Signal()
         self._waiting: list[Signal] = []
 
@@ -165,8 +168,10 @@ class TunnelPool:
             attempts += 1
             has_sent = False
             try:
-                tunnel = yield from self._take_alone() if isolation is None else self._take(isolation)
-                stream = yield from tunnel.start(target, client_key=client_key)
+                place = yield from self._take_alone() if isolation is None else self._take(isolation)
+                assert place.tunnel is not None
+                place.is_used = True
+                stream = yield from place.tunnel.start(target, client_key=client_key)
                 has_sent = bool(early)
                 return (yield from _opened(stream, early))
             except QueryFailed as error:
@@ -185,27 +190,25 @@ class TunnelPool:
         """Give up all tunnels, and wait until they have ended."""
         yield from self._scope.close()
 
-    def _take(self, key: Hashable) -> Service[NodeTunnel]:
-        """A tunnel of this key with room for a sub-stream."""
+    def _take(self, key: Hashable) -> Service[_Place]:
+        """A tunnel of this key with room for a sub-stream, to be opened without another wait."""
         while True:
             places = self._places.get(key, [])
             for place in places:
                 if place.has_room:
                     self._places.move_to_end(key)
-                    assert place.tunnel is not None
-                    return place.tunnel
+                    return place
             opening = next((place for place in places if place.tunnel is None), None)
             if opening is None:
                 opening = yield from self._open_another(key)
             yield from opening.wait()
 
-    def _take_alone(self) -> Service[NodeTunnel]:
+    def _take_alone(self) -> Service[_Place]:
         """A tunnel for one sub-stream, to be opened without another wait."""
         place = yield from self._open_another(object())
         yield from place.wait()
         place.leave.set()
-        assert place.tunnel is not None
-        return place.tunnel
+        return place
 
     def _open_another(self, key: Hashable) -> Service[_Place]:
         if len(self) >= self._most:
@@ -229,7 +232,9 @@ class TunnelPool:
             tunnel = yield from self._open_tunnel()
             place.tunnel = tunnel
             place.settle()
-            yield from tunnel.carrier.stand(place.leave, self._life_s)
+            is_old = yield from tunnel.carrier.stand(place.leave, self._life_s)
+            if is_old and place.is_used:
+                yield from self._replace(key)
             self._forget(key, place)
             while tunnel.core.own_streams and not tunnel.has_ended:
                 yield Select(tunnel.carrier.handle, Sleep(_LOOK_S))
@@ -247,6 +252,14 @@ class TunnelPool:
             if place.tunnel is None and place.error is None:
                 place.error = NodeStopped()
             place.settle()
+
+    def _replace(self, key: Hashable) -> Service[None]:
+        """Open the successor of an old tunnel, which takes connections until then."""
+        try:
+            successor = yield from self._open_another(key)
+            yield from successor.wait()
+        except TunnelError as error:  # the next connection raises it
+            log.debug("an old tunnel has no successor: %s", error)
 
     def _open_tunnel(self) -> Service[NodeTunnel]:
         tunnel: NodeTunnel | None = None

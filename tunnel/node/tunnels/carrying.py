@@ -247,11 +247,14 @@ class Carrier:
             raise renewed(self.error)
         return self.report
 
-    def stand(self, leave: Signal, life_s: float) -> Service[None]:
+    def stand(self, leave: Signal, life_s: float) -> Service[bool]:
         """Own a tunnel that stands ready: wait until `leave` is set, `life_s` has passed or it has ended.
 
         While it carries no sub-stream, a probe takes the place of the chunk that keeps it alive. So a dead
         one ends before a user waits for it.
+
+        Returns:
+            Whether the time has passed.
         """
         node, tick_s = self._node, self._node.limits.idle_s / 3
         ends_s = node.now_s() + life_s
@@ -259,9 +262,10 @@ class Carrier:
         while node.now_s() < ends_s:
             chosen = yield waiting
             if not isinstance(chosen.source, Sleep):
-                return
+                return False
             if self.life is not None and not self.life.core.own_streams:
                 self.life.core.silence.probe()
+        return True
 
     def give_up(self) -> None:
         """Abort the tunnel in both directions, for its user. No effect after its end."""
