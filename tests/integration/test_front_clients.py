@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -170,7 +170,8 @@ def test_httpx(proxy: str, web: int) -> None:
         assert client.get(f"http://localhost:{web}/").text == "hello\n"
 
 
-def test_a_websocket(proxy: str) -> None:
+@pytest.mark.parametrize("idle_s", [0.0, pytest.param(600.0, marks=pytest.mark.slow)])
+def test_a_websocket(proxy: str, idle_s: float) -> None:
     server_module = pytest.importorskip("websockets.asyncio.server")
     client_module = pytest.importorskip("websockets.asyncio.client")
     pytest.importorskip("python_socks")
@@ -189,10 +190,11 @@ def test_a_websocket(proxy: str) -> None:
                 for number in range(100):
                     await connection.send(str(number))
                     assert await connection.recv() == str(number)
+                    await asyncio.sleep(idle_s / 100)
                 await connection.send(b"y" * 1_000_000)
                 assert await connection.recv() == b"y" * 1_000_000
 
-    asyncio.run(asyncio.wait_for(talk(), TIMEOUT_S))
+    asyncio.run(asyncio.wait_for(talk(), TIMEOUT_S + idle_s))
 
 
 @needs("chromium", package="chromium")
@@ -219,6 +221,103 @@ def test_chromium_loads_a_page_of_60_resources(proxy: str, web: int, www: Path, 
         f"http://localhost:{web}/page.html",
     )
     assert b"60 parts" in shown
+
+
+# --- many connections ---------------------------------------------------------------------------------------
+
+
+async def _connected(proxy: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a port behind the exit, through SOCKS5."""
+    host, own = proxy.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(own))
+    writer.write(b"\x05\x01\x00" + b"\x05\x01\x00\x01\x7f\0\0\x01" + port.to_bytes(2, "big"))
+    assert await reader.readexactly(2) == b"\x05\x00"
+    assert (await reader.readexactly(10))[1] == 0
+    return reader, writer
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+@contextlib.asynccontextmanager
+async def _serving(handler: Handler) -> AsyncIterator[int]:
+    """The port of a server. At the end its connections have ended too."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except ConnectionError:
+            pass  # the client is gone
+        finally:
+            await _end(writer)
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0, backlog=1_024) as server:
+        yield server.sockets[0].getsockname()[1]
+    await asyncio.gather(*tasks)
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def _digest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers a whole request with its digest and a megabyte; a request that begins with "echo", at once."""
+    digest = hashlib.sha256()
+    while data := await reader.read(65_536):
+        if data.startswith(b"echo"):
+            writer.write(data)
+        digest.update(data)
+    writer.write(digest.digest() + bytes(1 << 20))
+    await writer.drain()
+
+
+async def _flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(bytes(65_536))
+        await writer.drain()
+
+
+def test_a_thousand_connections_at_once(proxy: str) -> None:
+    async def talk() -> None:
+        async with _serving(_digest) as port:
+            connections = []
+            for _ in range(20):
+                connections += await asyncio.gather(*(_connected(proxy, port) for _ in range(50)))
+            for number, (_, writer) in enumerate(connections):
+                writer.write(b"echo%04d" % number)
+            for number, (reader, _) in enumerate(connections):
+                assert await reader.readexactly(8) == b"echo%04d" % number
+            for _, writer in connections:
+                await _end(writer)
+
+    asyncio.run(asyncio.wait_for(talk(), TIMEOUT_S))
+
+
+def test_half_closes_beside_a_client_that_reads_nothing(proxy: str) -> None:
+    """Up, the end, a megabyte down, 50 times."""
+
+    async def ask(port: int, size: int) -> None:
+        reader, writer = await _connected(proxy, port)
+        content = os.urandom(1 << 16) * (size >> 16)
+        writer.write(content)
+        writer.write_eof()
+        assert await reader.readexactly(32) == hashlib.sha256(content).digest()
+        assert await reader.read(-1) == bytes(1 << 20)
+        await _end(writer)
+
+    async def talk() -> None:
+        async with _serving(_flood) as flooding, _serving(_digest) as port:
+            _, stuck = await _connected(proxy, flooding)
+            await asyncio.gather(*(ask(port, 1 << 16) for _ in range(49)), ask(port, 8 << 20))
+            await _end(stuck)
+
+    asyncio.run(asyncio.wait_for(talk(), TIMEOUT_S))
 
 
 # --- git ----------------------------------------------------------------------------------------------------
