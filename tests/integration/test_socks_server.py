@@ -196,11 +196,11 @@ class Front:
     def close(self) -> None:
         for conn in self.clients:
             conn.close()
-        self.net.submit(self._close()).result(timeout=PATIENCE_S)
+        self.net.submit(self.end()).result(timeout=PATIENCE_S)
         self._ended.result(timeout=PATIENCE_S)
         assert self.server.connections == self.server.pending == len(self.server.pool) == 0
 
-    def _close(self) -> Service[None]:
+    def end(self) -> Service[None]:
         self.server.close()
         return
         yield
@@ -418,6 +418,14 @@ def test_a_tunnel_is_open_before_the_first_connection(make_front: Make, network:
     front = make_front()
     front.wait(lambda: len(front.server.pool) == 1)
     assert network[0].counters.sub_streams == before
+
+
+def test_the_end_of_the_server_ends_all_connections(make_front: Make, targets: MakeTarget) -> None:
+    front = make_front()
+    clients = [front.connect(targets(echo).port), front.client(), front.client(NO_AUTH)]
+    read_exactly(clients[2], 2)
+    front.net.submit(front.end()).result(timeout=PATIENCE_S)
+    assert all(is_over(conn) for conn in clients)
 
 
 # --- isolation and logins -----------------------------------------------------------------------------------

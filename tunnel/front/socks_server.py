@@ -200,6 +200,8 @@ class SocksServer:
                     raise
         finally:
             self.close()
+            for sock in tuple(self._pending):  # also those whose service has not begun
+                sock.close()
             yield from self._scope.close()
             yield from self.pool.close()
 
@@ -238,7 +240,7 @@ class SocksServer:
             stream = yield from self._open(sock)
             if stream is not None:
                 yield from stream.use(Splice(sock, stream.core).run())
-        except (PeerError, QueryFailed) as error:
+        except TunnelError as error:
             log.info("a connection ended early: %s", summary(failure_of(error)))
             log.debug("a connection ended early: %s", error)
         except (Broken, Closed) as error:
