@@ -3,7 +3,7 @@
 The short forms show that all benchmarks work and give rough figures. To measure, run one by its name, or all
 with `--full --json FILE`, on an idle machine. A new benchmark has `Settings.short`, `measure`, `text` and
 `record`, a `main` that ends in `bench.command.run`, and a line in `BENCHMARKS`. `FULL` lists the settings of
-its long form, by default `Settings()`.
+its long form, by default `Settings()`. `why_not` gives the reason that it cannot run here, or None.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench import (
     chunks,
     concurrency,
     echo,
+    front,
     latency,
     layers,
     links,
@@ -42,6 +43,7 @@ BENCHMARKS: tuple[ModuleType, ...] = (
     chunks,
     concurrency,
     links,
+    front,
     observer,
 )
 
@@ -59,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = machine()
     records: list[Any] = []
     for module in BENCHMARKS:
+        if reason := getattr(module, "why_not", lambda: None)():
+            print(f"{module.__name__} is left out: {reason}", file=sys.stderr)
+            continue
         for settings in _settings(module, is_full=options.full):
             text, record = _run(module, settings, where)
             records.append(record)

@@ -12,6 +12,7 @@ costs no processor time. Requests:
     query   destination, mode, profile, …    send a query; see `_Child.query`
     received                                 queries that the inner service received since the last request
     round_trips  kind, count, …              repeat a query and time each (`bench.round_trips`)
+    socks   destination, route               open a SOCKS port with tunnels over this route
     open_tunnels, move, close_tunnels        many established tunnels (`bench.round_trips.ManyTunnels`)
     usage                                    processor time and memory
     reset_peak                               reset the peak of the memory to the present use
@@ -41,6 +42,7 @@ from reactor import ReactorThread
 from tunnel import Limits, Node, Profile, QueryResult, ReplyMode, Route
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
+from tunnel.front.socks_server import SocksServer
 from tunnel.geometry import GEOMETRIES, STREAM
 from tunnel.identity.keys import NodeKeys
 from tunnel.node.context import LOCAL_NETWORK_ID
@@ -92,6 +94,7 @@ class _Child:
             "query": self.query,
             "received": self.received,
             "round_trips": self.round_trips,
+            "socks": self.socks,
             "open_tunnels": self.open_tunnels,
             "move": self.move,
             "close_tunnels": self.close_tunnels,
@@ -133,6 +136,13 @@ class _Child:
             content_bytes=message["content_bytes"],
         )
         return {"seconds": self._thread.submit(times).result(_MOST_S)}
+
+    def socks(self, message: Message) -> Message:
+        """Fields: destination, route. The port serves as long as the node."""
+        route = _route(message)
+        server = SocksServer(self._node, route.destination, port=0, route=route)
+        self._thread.submit(server.serve(), name="front").add_done_callback(_end_if_failed)
+        return {"port": server.listener.address[1]}
 
     def open_tunnels(self, message: Message) -> Message:
         """Fields: destination, route, profile, count."""

@@ -162,8 +162,8 @@ class NodeProcesses:
     Args:
         count: number of nodes.
         engine: "auto", "openssl" or "pycryptodome".
-        service: the service of each node: "echo" (which only counts in mode `none`), "sink", "ping", or
-            "hold", which never answers.
+        service: the service of each node: "echo" (which only counts in mode `none`), "exit" (the same, and
+            an exit to this machine), "sink", "ping", or "hold", which never answers.
         directory: for key files, peer file and logs; by default a temporary one, removed at the end.
         digest: "sha256", or the cheaper "crc32" for benchmarks.
         idle_s: a frame without traffic for this time is ended.
@@ -351,6 +351,10 @@ class NodeProcesses:
         fields = {**self._route_fields(route), "kind": kind, "count": count, "content_bytes": content_bytes}
         origin = self.nodes[route[0]].process
         return cast(list[float], origin.call("round_trips", fields, timeout_s=QUERY_TIMEOUT_S)["seconds"])
+
+    def socks(self, route: Sequence[int]) -> int:
+        """Let the first node of `route` open a SOCKS port with tunnels to the last one. Returns the port."""
+        return cast(int, self.nodes[route[0]].process.call("socks", self._route_fields(route))["port"])
 
     def open_tunnels(self, route: Sequence[int], count: int, *, profile: str) -> None:
         """Let the first node of `route` open `count` established tunnels to the last one."""

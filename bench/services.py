@@ -8,9 +8,12 @@ from typing import Any, TypedDict
 
 from bench.content import new_digest
 from reactor import Signal
+from tunnel.established import Target
 from tunnel.services import InnerService, Ping, Query, Reply
+from tunnel.services.base import StreamService
+from tunnel.services.exit import Exit, ExitSettings
 
-__all__ = ["SERVICES", "CountedEcho", "Hold", "Received", "Sink", "make_service"]
+__all__ = ["SERVICES", "CountedEcho", "EchoAndExit", "Hold", "Received", "Sink", "make_service"]
 
 # Results that are never fetched: the oldest are dropped.
 _KEPT = 4_096
@@ -67,7 +70,18 @@ class Hold(Sink):
         yield Signal()
 
 
-SERVICES = ("echo", "hold", "ping", "sink")
+class EchoAndExit(CountedEcho):
+    """Echoes messages, and connects sub-streams to this machine."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(digest)
+        self._exit = Exit(["allow 127.0.0.0/8"], ExitSettings(connections=4_096))
+
+    def find_exit(self, target: Target) -> StreamService:
+        return self._exit
+
+
+SERVICES = ("echo", "exit", "hold", "ping", "sink")
 
 
 def make_service(name: str, digest: str) -> InnerService:
@@ -76,6 +90,8 @@ def make_service(name: str, digest: str) -> InnerService:
         return Sink(digest)
     if name == "echo":
         return CountedEcho(digest)
+    if name == "exit":
+        return EchoAndExit(digest)
     if name == "hold":
         return Hold(digest)
     if name == "ping":

@@ -7,9 +7,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "machine_busy_s", "own_usage", "reset_peak"]
+__all__ = ["Usage", "machine_busy_s", "own_usage", "reset_peak", "resident_bytes"]
 
-_STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _STAT = Path("/proc/stat")
@@ -35,8 +34,18 @@ class Usage:
 def own_usage() -> Usage:
     """The usage of this process. `ru_maxrss` would not do: a child inherits its parent's peak there."""
     times = resource.getrusage(resource.RUSAGE_SELF)
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
+    fields = _status("self")
     return Usage(times.ru_utime + times.ru_stime, _kibibytes(fields["VmRSS"]), _kibibytes(fields["VmHWM"]))
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory in use by another process, without what is swapped out."""
+    return _kibibytes(_status(str(pid))["VmRSS"])
+
+
+def _status(process: str) -> dict[str, str]:
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines)
 
 
 def machine_busy_s() -> float:

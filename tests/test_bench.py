@@ -12,6 +12,7 @@ from bench import (
     chunks,
     concurrency,
     echo,
+    front,
     hot_path,
     latency,
     layers,
@@ -28,6 +29,7 @@ from bench.__main__ import main as run_all
 from bench.lossy_wire import why_not
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
+from bench.tor_network import tor_version
 from readwrite_comp.primitives import engine_names
 
 pytestmark = pytest.mark.full
@@ -161,6 +163,21 @@ def check_observer(found: dict[str, Any]) -> None:
     assert len(constant["record_sizes"]) == 1
 
 
+def check_front(found: dict[str, Any], names: list[str]) -> None:
+    assert found["benchmark"] == "front"
+    check_machine(found["machine"])
+    assert [case["name"] for case in found["cases"]] == names
+    rounds = found["settings"]["rounds"]
+    for case in found["cases"]:
+        for name in ("download_mb_per_s", "parallel_mb_per_s", "connections_per_s"):
+            check_spread(case[name], rounds)
+        for name, count in (("echo", "echoes"), ("echo_beside", "echoes"), ("first_byte", "first_bytes")):
+            assert case[name]["count"] == rounds * found["settings"][count]
+            assert 0 < case[name]["low_ms"] <= case[name]["p50_ms"] <= case[name]["p99_ms"]
+        assert (case["bare"] is None) == case["name"].startswith("Tor")
+        assert {"client", "exit"} < set(case["memory_kib"])
+
+
 def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(["--json", "-"]) == 0
     found = {one["benchmark"]: one for one in json.loads(capsys.readouterr().out)["benchmarks"]}
@@ -176,6 +193,7 @@ def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     check_latency(found["latency"], [0, 2])
     check_chunks(found["chunks"], [8_164, 4_068])
     check_concurrency(found["concurrency"], [1, 4])
+    check_front(found["front"], ["3 proxies", "2 proxies"])
 
 
 def test_the_long_forms_are_run_in_turn_and_kept_one_by_one(
@@ -265,6 +283,21 @@ def test_chunks_on_slow_lines_take_their_time() -> None:
     (case,) = chunks.measure(settings)
     assert case.trip_ms.median >= 2 * 4 * (5 + 4_096 * 8 / 100_000)
     assert case.mb_per_s.median < 100 / 8
+
+
+@pytest.mark.skipif(front.why_not() is not None, reason=f"no front: {front.why_not()}")
+@pytest.mark.skipif(tor_version() is None, reason="tor or tor-gencert is not installed")
+def test_front_beside_tor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    assert front.main(["--short", "--tor", "--json", str(target)]) == 0
+    check_front(json.loads(target.read_text()), ["3 proxies", "2 proxies", "Tor", "Tor, best"])
+    assert "echo beside a download" in capsys.readouterr().out
+
+
+def test_front_needs_curl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert front.main(["--short"]) == 2
+    assert "curl is not installed" in capsys.readouterr().err
 
 
 def test_proxy_path_of_one_profile(capsys: pytest.CaptureFixture[str]) -> None:
