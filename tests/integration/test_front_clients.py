@@ -6,18 +6,15 @@ Each program runs as a user would run it. Its server is on loopback, behind the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import getpass
 import hashlib
 import http.server
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,18 +24,21 @@ from typing import Any
 import pytest
 
 from tests.support.commands import needs, running
+from tests.support.servers import (
+    NEEDS_POSTGRES,
+    NEEDS_SSHD,
+    TIMEOUT_S,
+    free_port,
+    postgres,
+    run,
+    sshd,
+    wait_for_port,
+)
 from tunnel.cli.main import main
 
 pytestmark = pytest.mark.full
 
-TIMEOUT_S = 120.0
 BIG_BYTES = 100_000_000
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        number: int = server.getsockname()[1]
-        return number
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -91,21 +91,6 @@ def proxy(net: Path) -> Iterator[str]:
     ):
         place: str = ready["listen"]
         yield place
-
-
-def run(*command: str, data: bytes | None = None, **environment: str) -> bytes:
-    """The output of a program that succeeds."""
-    done = subprocess.run(
-        command,
-        input=data,
-        stdin=subprocess.DEVNULL if data is None else None,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env=os.environ | environment,
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    return done.stdout
 
 
 def digest(path: Path) -> str:
@@ -345,57 +330,19 @@ def test_git_clone_over_http(proxy: str, web: int, www: Path, tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def ssh_options(net: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """The options of `ssh` for a server behind the published service "ssh"."""
-    folder = tmp_path_factory.mktemp("ssh")
-    for name in ("host", "client"):
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
-    shutil.copy(folder / "client.pub", folder / "authorized")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    settings = {
-        "ListenAddress": "127.0.0.1",
-        "AuthorizedKeysFile": folder / "authorized",
-        "StrictModes": "no",
-        "PidFile": "none",
-        "UsePAM": "no",
-        "Subsystem": "sftp internal-sftp",
-    }
-    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-    server = shutil.which("sshd") or "/usr/sbin/sshd"
-    with subprocess.Popen(
-        [server, "-D", "-e", "-f", "/dev/null", "-p", str(SSH_PORT), "-h", str(folder / "host"), *options],
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        wait_for_port(SSH_PORT)
+    with sshd(SSH_PORT, tmp_path_factory.mktemp("ssh")) as options:
         pipe = shlex.join([sys.executable, "-m", "tunnel", "pipe", "node-4:ssh", "--network", str(net)])
-        yield [
-            "-i",
-            str(folder / "client"),
-            *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"),
-            *("-o", f"ProxyCommand={pipe} --hops 2"),
-        ]
-        process.terminate()
+        yield [*options, "-o", f"ProxyCommand={pipe} --hops 2"]
 
 
-def wait_for_port(port: int) -> None:
-    """Wait until a server listens there."""
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"nothing listens on port {port}")
-
-
-SSH = needs("ssh", "ssh-keygen", "sshd", package="openssh-client openssh-server")
-
-
-@SSH
+@NEEDS_SSHD
 def test_ssh_through_a_pipe(ssh_options: list[str]) -> None:
     host = f"{getpass.getuser()}@node-4"
     shown = run("ssh", *ssh_options, host, "echo in; head -c 2000000 /dev/zero | sha256sum")
     assert shown.decode().split()[:2] == ["in", hashlib.sha256(bytes(2_000_000)).hexdigest()]
 
 
-@SSH
+@NEEDS_SSHD
 @pytest.mark.parametrize("program", ["scp", "rsync"])
 def test_copies_over_ssh(ssh_options: list[str], program: str, tmp_path: Path) -> None:
     if shutil.which(program) is None:
@@ -409,7 +356,7 @@ def test_copies_over_ssh(ssh_options: list[str], program: str, tmp_path: Path) -
     assert digest(target) == digest(source)
 
 
-@SSH
+@NEEDS_SSHD
 @needs("git", package="git")
 def test_git_push_over_ssh(ssh_options: list[str], tmp_path: Path) -> None:
     made, bare = tmp_path / "made", tmp_path / "bare.git"
@@ -438,35 +385,17 @@ def forwarded(net: Path) -> Iterator[int]:
         yield int(ready["listen"].rsplit(":", 1)[1])
 
 
-def _postgres() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
 @needs("psql", package="postgresql")
-@pytest.mark.skipif(_postgres() is None or os.geteuid() != 0, reason="needs root and the server: postgresql")
-def test_psql_copies_100_megabytes_both_ways(forwarded: int, tmp_path: Path) -> None:
-    programs = _postgres()
-    data = Path("/tmp") / f"mtun-pg-{os.getpid()}"  # the user postgres must reach it
-    run("install", "-d", "-o", "postgres", str(data))
-
-    def as_postgres(command: str) -> None:
-        run("su", "postgres", "-c", command)
-
-    try:
-        as_postgres(f"{programs}/initdb -D {data} -A trust")
-        options = f"-p {DATABASE_PORT} -k {data} -c listen_addresses=127.0.0.1"
-        as_postgres(f"{programs}/pg_ctl -D {data} -o '{options}' -l {data}/log -w start")
-        psql = ("psql", "-h", "127.0.0.1", "-p", str(forwarded), "-U", "postgres", "-v", "ON_ERROR_STOP=1")
-        rows = 100_000
+@NEEDS_POSTGRES
+def test_psql_copies_100_megabytes_both_ways(forwarded: int) -> None:
+    psql = ("psql", "-h", "127.0.0.1", "-p", str(forwarded), "-U", "postgres", "-v", "ON_ERROR_STOP=1")
+    rows = 100_000
+    content = (b"x" * 999 + b"\n") * rows
+    with postgres(DATABASE_PORT):
         run(*psql, "-qc", "create table big (line text)")
-        content = (b"x" * 999 + b"\n") * rows
         run(*psql, "-qc", "copy big from stdin", data=content)
         assert run(*psql, "-Atc", "select count(*), sum(length(line)) from big") == b"100000|99900000\n"
         assert run(*psql, "-c", "copy big to stdout") == content
-    finally:
-        as_postgres(f"{programs}/pg_ctl -D {data} -m immediate stop")
-        shutil.rmtree(data)
 
 
 @needs("redis-server", "redis-cli", package="redis-server redis-tools")
