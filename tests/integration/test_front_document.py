@@ -1,0 +1,272 @@
+"""docs/front.md: its commands run as they stand, with a server of this machine in place of example.com.
+
+A line that begins with `mtun up`, `socks`, `forward` or `publish` is a terminal of its own, which runs to the
+end of its section. The first section makes the network in which all others work.
+"""
+
+from __future__ import annotations
+
+import getpass
+import http.server
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import needs
+from tests.support.servers import NEEDS_POSTGRES, NEEDS_SSHD, TIMEOUT_S, free_port, postgres, run, sshd
+from tunnel.config import make_config
+from tunnel.crypto.primitives import tunnel_engine
+from tunnel.directory.base import ids_by_name
+
+PAGE = (Path(__file__).parents[2] / "docs" / "front.md").read_text(encoding="utf-8")
+START = "Try it on one machine"
+RUNS_ON = re.compile(r"mtun (up|socks|forward|publish) ")
+SERVER_WORD = "a page of example.com"
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def blocks(title: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A web server with a page and a git repository."""
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "index.html").write_text(f"{SERVER_WORD}\n")
+    made = folder / "made"
+    run("git", "init", "-q", str(made))
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    run("git", "-C", str(made), *identity, "commit", "-q", "--allow-empty", "-m", "message")
+    run("git", "clone", "-q", "--bare", str(made), str(folder / "project.git"))
+    run("git", "-C", str(folder / "project.git"), "update-server-info")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, directory=folder)) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+class Terminals:
+    """The terminals of a reader of the page, in one folder."""
+
+    def __init__(self, folder: Path, web: int) -> None:
+        self.folder = folder
+        self.ports = {number: free_port() for number in (1080, 15432, 18080, 9000, 22, 5432)} | {8080: web}
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        self.install("mtun", f"exec {sys.executable} -m tunnel")
+
+    def install(self, name: str, command: str) -> None:
+        """Put a program in front of the others of the system."""
+        path = self.programs / name
+        path.write_text(f'#!/bin/sh\n{command} "$@"\n')
+        path.chmod(0o755)
+
+    def adapted(self, text: str) -> str:
+        """Code of the page, with the servers and free ports of this machine."""
+        text = re.sub(r"^(mtun socks .*)$", rf"\1 --listen {self.ports[1080]}", text, flags=re.MULTILINE)
+        text = re.sub(r"\\\n *", "", text)
+        text = text.replace("example.com:80", "localhost:8080").replace(
+            '("example.com", 80)', '("localhost", 8080)'
+        )
+        text = re.sub(r"https?://example\.com", "http://localhost:8080", text)
+        text = text.replace("user@", f"{getpass.getuser()}@").replace(
+            "node-6:\n", f"node-6:{self.folder}/copy\n"
+        )
+        numbers = "|".join(map(str, self.ports))
+        return re.sub(rf"(?<![\w.])({numbers})(?!\w)", lambda found: str(self.ports[int(found[1])]), text)
+
+    def paste(self, text: str, stack: ExitStack) -> str:
+        """Run a block. Returns its output; what runs on is stopped by the stack."""
+        shown, script = "", ""
+        for line in self.adapted(text).splitlines(keepends=True):
+            if RUNS_ON.match(line):
+                self._start(line, stack)
+            else:
+                script += line
+        if script:
+            shown = self._run(["bash", "-euc", script])
+        return shown
+
+    def run_python(self, text: str) -> str:
+        return self._run([sys.executable, "-c", self.adapted(text)])
+
+    def _run(self, command: list[str]) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def _start(self, line: str, stack: ExitStack) -> None:
+        process = subprocess.Popen(
+            shlex.split(line), cwd=self.folder, env=self._environment, stdout=subprocess.PIPE, text=True,
+            executable=self.programs / "mtun",
+        )  # fmt: skip
+        stack.enter_context(process)
+        stack.callback(process.terminate)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready: "), line
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PATH": f"{self.programs}:{os.environ['PATH']}", "HOME": str(self.folder)}
+
+
+@pytest.fixture(scope="module")
+def terminals(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[Terminals]:
+    """Those in which the network and the SOCKS port run; node-6 has the tables of the page."""
+    place = Terminals(tmp_path_factory.mktemp("reader"), web)
+    (network, socks, curl), published = blocks(START, "sh"), blocks("Published services", "toml")
+    with ExitStack() as stack:
+        place.paste(network.split("mtun up")[0], stack)
+        public = place.paste(blocks("Published services", "sh")[1], stack).split()[-1]
+        tables = "".join(published).replace("PUBLIC KEY OF friend.key", public)
+        config = place.folder / "mynet" / "node-6" / "node.toml"
+        (reverse,) = blocks("Reverse forwards", "toml")
+        text = config.read_text().replace("[service]\n", place.adapted(reverse)) + place.adapted(tables)
+        config.write_text(text)
+        place.paste("mtun up" + network.split("mtun up")[1], stack)
+        place.paste(socks, stack)
+        assert SERVER_WORD in place.paste(curl, stack)
+        yield place
+
+
+pytestmark = pytest.mark.full
+CURL = needs("curl", package="curl")
+GIT = needs("git", package="git")
+
+
+@CURL
+@pytest.mark.parametrize(("title", "pages"), [("curl", 4), ("Isolation", 2)])
+def test_curl(terminals: Terminals, title: str, pages: int) -> None:
+    with ExitStack() as stack:
+        assert terminals.paste(blocks(title, "sh")[0], stack).count(SERVER_WORD) == pages
+
+
+@GIT
+def test_git(terminals: Terminals) -> None:
+    with ExitStack() as stack:
+        terminals.paste(blocks("git", "sh")[0], stack)
+    log = run("git", "-C", str(terminals.folder / "project"), "log", "--format=%s")
+    assert log == b"message\n"
+
+
+@NEEDS_SSHD
+def test_ssh_and_scp(terminals: Terminals, tmp_path: Path) -> None:
+    (terminals.folder / "report.pdf").write_bytes(b"a report")
+    with ExitStack() as stack:
+        options = stack.enter_context(sshd(terminals.ports[22], tmp_path))
+        for name in ("ssh", "scp"):
+            terminals.install(name, f"exec {shutil.which(name)} {shlex.join(options)}")
+        assert "Linux" in terminals.paste(blocks("ssh, scp and rsync", "sh")[0], stack)
+    assert (terminals.folder / "copy").read_bytes() == b"a report"
+
+
+@needs("chromium", package="chromium")
+def test_a_browser(terminals: Terminals) -> None:
+    flags = "--headless --no-sandbox --disable-gpu --dump-dom --proxy-bypass-list='<-loopback>'"
+    terminals.install("chromium", f"exec {shutil.which('chromium')} {flags}")
+    (block,) = blocks("A browser", "sh")
+    with ExitStack() as stack:
+        shown = terminals.paste(block.replace("/tmp/mtun-browser", str(terminals.folder / "browser")), stack)
+    assert SERVER_WORD in shown
+
+
+@needs("psql", package="postgresql")
+@needs("proxychains4", package="proxychains4")
+@NEEDS_POSTGRES
+def test_programs_without_a_proxy_setting(terminals: Terminals) -> None:
+    psql, curl, chains = blocks("psql and other programs without a proxy setting", "sh")
+    with ExitStack() as stack, postgres(terminals.ports[5432]):
+        assert "(1 row)" in terminals.paste(psql, stack)
+    with ExitStack() as stack:
+        assert SERVER_WORD in terminals.paste(curl, stack)
+        assert SERVER_WORD in terminals.paste(chains, stack)
+
+
+def test_own_programs(terminals: Terminals) -> None:
+    for name in ("socks", "requests", "httpx", "socksio"):
+        pytest.importorskip(name)
+    through_the_port, with_a_node = blocks("Your own program", "python")
+    assert terminals.run_python(through_the_port).count(SERVER_WORD) == 3
+    peers = ids_by_name([terminals.folder / "mynet" / "peers"], tunnel_engine())
+    with_a_node = with_a_node.replace("ID OF node-7", peers["node-7"].hex())
+    assert "HTTP/1.0 200 OK" in terminals.run_python(with_a_node)
+
+
+@CURL
+def test_client_keys(terminals: Terminals) -> None:
+    _, _, use = blocks("Published services", "sh")
+    with ExitStack() as stack:
+        assert SERVER_WORD in terminals.paste(use, stack)
+    with ExitStack() as stack, pytest.raises(AssertionError, match=r"\(52\)|\(56\)"):
+        terminals.paste(use.replace("--key friend.key ", ""), stack)  # curl: empty reply, or reset
+
+
+def test_a_node_for_one_server(terminals: Terminals) -> None:
+    terminals.paste("mtun keygen state/keys", ExitStack())
+    (terminals.folder / "node.toml").write_text("")
+    with ExitStack() as stack:
+        terminals.paste(blocks("Published services", "sh")[0], stack)
+
+
+@CURL
+def test_a_reverse_forward(terminals: Terminals) -> None:
+    with ExitStack() as stack:
+        terminals.paste(blocks("Reverse forwards", "sh")[0], stack)
+        assert SERVER_WORD in terminals.paste("curl -sS http://127.0.0.1:9000/\n", stack)
+
+
+def test_the_tables_are_configurations() -> None:
+    (text,) = blocks("A port that is always there", "toml")
+    config = make_config(tomllib.loads(text), folder=Path("/x"), source="front.md", environment={})
+    assert (len(config.socks), len(config.forwards)) == (2, 1)
+    assert config.socks[1].listen == Path("/run/user/1000/socks")
+
+
+def test_every_block_of_commands_is_run() -> None:
+    """A section that is new here needs a test."""
+    found = {title: len(blocks(title, "sh")) for title in re.findall(r"^## (.*)$", PAGE, re.MULTILINE)}
+    assert {title: count for title, count in found.items() if count} == {
+        START: 3,
+        "curl": 1,
+        "git": 1,
+        "ssh, scp and rsync": 1,
+        "A browser": 1,
+        "psql and other programs without a proxy setting": 3,
+        "Published services": 3,
+        "Reverse forwards": 1,
+        "Isolation": 1,
+    }
