@@ -6,6 +6,7 @@ Each program runs as a user would run it. Its server is on loopback, behind the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import hashlib
 import http.server

@@ -47,6 +47,7 @@ __all__ = [
     "Client",
     "PeerNames",
     "add_client_options",
+    "add_hops",
     "add_source",
     "add_target",
     "client_config",
@@ -80,15 +81,19 @@ def add_client_options(
 ) -> None:
     """Add the options for the network, the number of proxies and the time limit."""
     add_source(parser, required=required)
-    add = parser.add_argument
-    add(
+    add_hops(parser)
+    shown = f"time limit in seconds (default {timeout_s:,.0f})"
+    parser.add_argument("--timeout", type=seconds, default=timeout_s, metavar="S", help=shown)
+
+
+def add_hops(parser: argparse._ActionsContainer) -> None:
+    """Add the option for the number of proxies."""
+    parser.add_argument(
         "--hops",
         type=count(0, _MOST_HOPS),
         metavar="N",
         help="number of proxies (default: [routes] route_hops of the configuration, or 3)",
     )
-    shown = f"time limit in seconds (default {timeout_s:,.0f})"
-    add("--timeout", type=seconds, default=timeout_s, metavar="S", help=shown)
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

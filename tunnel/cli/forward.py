@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reactor import Scope, Service
-from tunnel.cli.client import Client, proxies_text
+from tunnel.cli.client import Client, add_hops, add_source, proxies_text
 from tunnel.cli.nodes import allow_open_files
 from tunnel.cli.options import command
-from tunnel.cli.pipe import add_destination_options, destination
+from tunnel.cli.pipe import add_key, destination
 from tunnel.cli.terminal import say, say_json
 from tunnel.config.kinds import HostPort, ListenPlace
 from tunnel.config.repeated import ForwardEntry
@@ -27,7 +27,8 @@ __all__ = ["add_parser"]
 _FORWARD = """\
 Pass connections to local ports on to services that nodes publish, or to HOST:PORT behind an exit.
 
-Every connection goes through proxies. The connections to one port share a tunnel. It runs until Ctrl-C.
+Every connection goes through proxies. The connections to one port share a tunnel. It runs until Ctrl-C. A
+node opens such ports by itself if its configuration has tables [[forward]].
 
 With --reverse it works the other way round: a node listens, and its connections come out at a server here.
 The owner of the node has to list the place in [service] reverse of its configuration.
@@ -58,7 +59,9 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="allow addresses that other machines reach; they can then use the tunnels",
     )
-    add_destination_options(parser)
+    add_key(parser)
+    add_source(parser)
+    add_hops(parser)
 
 
 def run_forward(options: argparse.Namespace) -> int:
@@ -89,6 +92,11 @@ def _pairs(arguments: list[str]) -> list[tuple[tuple[str, int], tuple[str, Targe
 
 
 def _run_reverse(options: argparse.Namespace) -> int:
+    if options.public or options.key is not None:
+        raise ConfigError(
+            "--public and --key are not for --reverse",
+            "the owner of the node allows places in its configuration",
+        )
     wanted = []
     for place, to in _in_pairs(options.pairs, "mtun forward --reverse node-7/9000 127.0.0.1:8080"):
         node, slash, where = place.partition("/")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.arguments import plain_name
-from tunnel.cli.client import Client, add_source
+from tunnel.cli.client import Client, add_hops, add_source
 from tunnel.cli.nodes import allow_open_files
-from tunnel.cli.options import command, count, filled, filled_path
+from tunnel.cli.options import command, filled, filled_path
 from tunnel.cli.terminal import going_on, say, say_json
 from tunnel.config.kinds import ListenPlace
 from tunnel.config.repeated import SocksEntry
@@ -32,7 +32,8 @@ CONNECT on one port, until Ctrl-C.
 
 Names are looked up by the exit. If no tunnel works, programs get an error, never a direct connection. The
 exit is a node whose configuration has rules in [exit]. Different users or passwords of the proxy use
-different tunnels (--isolate auth), so the exit cannot tell that they belong together.
+different tunnels (--isolate auth), so the exit cannot tell that they belong together. A node opens such a
+port by itself if its configuration has a table [[socks]]. docs/front.md shows the settings of many programs.
 """
 _SOCKS_EXAMPLE = """\
 example:
@@ -55,16 +56,11 @@ def add_parser(commands: Any) -> None:
         type=_listen_place,
         default=_DEFAULT_PLACE,
         metavar="PLACE",
-        help="[ADDRESS:]PORT, or a path with '/' for a Unix socket (default 127.0.0.1:1080; port 0: a free "
-        "one)",
+        help="where programs connect: [BIND:]PORT, or a path with '/' for a Unix socket (default "
+        "127.0.0.1:1080; port 0: a free one)",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--hops",
-        type=count(0, 126),
-        metavar="N",
-        help="number of proxies (default: [routes] route_hops of the configuration, or 3)",
-    )
+    add_hops(length)
     length.add_argument("--via", type=filled, metavar="ID,ID", help="these proxies, in this order")
     add(
         "--isolate",
@@ -78,7 +74,7 @@ def add_parser(commands: Any) -> None:
         "--users",
         type=filled_path,
         metavar="FILE",
-        help="only for these users: lines USER:PASSWORD. Needed to listen beyond this machine",
+        help="only for the users of this file, lines USER:PASSWORD. Needed to listen beyond this machine",
     )
 
 

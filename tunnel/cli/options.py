@@ -165,8 +165,14 @@ def command(
     description: str | None,  # None under `python -OO`
     example: str,
     run: Callable[[argparse.Namespace], int],
+    *,
+    has_json: bool = True,
 ) -> argparse.ArgumentParser:
-    """The parser of a subcommand, with the common options; its `--help` ends with the example."""
+    """The parser of a subcommand, with the common options; its `--help` ends with the example.
+
+    Args:
+        has_json: False: its output is content.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=COMMANDS[name][1], description=description, epilog=example
     )
@@ -174,7 +180,8 @@ def command(
     parser.add_argument(
         "-v", "--verbose", dest="more_verbose", action="count", default=0, help="log more (-vv: everything)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout, and nothing else")
+    if has_json:
+        parser.add_argument("--json", action="store_true", help="print JSON on stdout, and nothing else")
     parser.set_defaults(run=run)
     return parser
 

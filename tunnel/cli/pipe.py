@@ -16,8 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.client import Client, add_client_options
-from tunnel.cli.options import command, filled, filled_path
+from tunnel.cli.client import Client, add_hops, add_source
+from tunnel.cli.options import command, filled, filled_path, seconds
 from tunnel.cli.terminal import STDOUT_NAME
 from tunnel.client.clients import Client as ThreadClient
 from tunnel.client.clients import ThreadStream
@@ -25,10 +25,13 @@ from tunnel.errors import BadArgument, ConfigError, TunnelError
 from tunnel.front.targets import parse_destination
 from tunnel.identity.client_key import ClientKey
 
-__all__ = ["add_destination_options", "add_parser", "client_key", "destination"]
+__all__ = ["add_key", "add_parser", "client_key", "destination"]
 
 _PIPE = """\
 Join standard input and output to a service that a node publishes, or to HOST:PORT behind an exit.
+
+The end of the input is passed on, and the answer can still come. The command ends when both directions have
+ended.
 """
 _PIPE_EXAMPLE = """\
 example:
@@ -37,29 +40,38 @@ example:
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | mtun pipe node-7/127.0.0.1:8080 --network mynet
 """
 _READ_BYTES = 65_536
+_OPEN_S = 20.0
 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "pipe", _PIPE, _PIPE_EXAMPLE, run_pipe)
+    parser = command(commands, "pipe", _PIPE, _PIPE_EXAMPLE, run_pipe, has_json=False)
     parser.add_argument(
         "to",
         type=filled,
         metavar="TO",
         help="NODE:SERVICE for a published service, NODE/HOST:PORT for a target behind an exit",
     )
-    add_destination_options(parser)
+    add_key(parser)
+    add_source(parser)
+    add_hops(parser)
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=_OPEN_S,
+        metavar="S",
+        help=f"time limit in seconds for the tunnel, and for the answer of the target (default {_OPEN_S:g})",
+    )
 
 
-def add_destination_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the network, the number of proxies and the client key."""
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the client key."""
     parser.add_argument(
         "--key",
         type=filled_path,
         metavar="FILE",
         help="a client key from `mtun keygen --client`, for a service that lists its clients",
     )
-    add_client_options(parser, timeout_s=20.0)
 
 
 def client_key(path: Path | None) -> ClientKey | None:

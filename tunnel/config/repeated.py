@@ -94,7 +94,7 @@ _HOPS = "Proxies of each tunnel. Empty: `[routes] route_hops`."
 
 REPEATED: Final = {
     "publish": RepeatedTable(
-        "A TCP server that this node offers to others under a name; see front.md.",
+        "A TCP server that this node offers to others under a name; see [front.md](front.md).",
         PublishEntry,
         (
             Setting("publish", "name", ServiceName(), REQUIRED, "The name, unique among the services."),
@@ -117,7 +117,7 @@ REPEATED: Final = {
     ),
     "socks": RepeatedTable(
         "A SOCKS and HTTP CONNECT port for programs, with tunnels to an exit behind it, as of `mtun socks`; "
-        "see front.md.",
+        "see [front.md](front.md).",
         SocksEntry,
         (
             Setting(
@@ -157,7 +157,7 @@ REPEATED: Final = {
     ),
     "forward": RepeatedTable(
         "A local port whose connections lead to a published service, or to a target behind an exit, as of "
-        "`mtun forward`; see front.md.",
+        "`mtun forward`; see [front.md](front.md).",
         ForwardEntry,
         (
             Setting("forward", "listen", ListenPlace(), REQUIRED, "Where programs connect."),

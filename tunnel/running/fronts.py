@@ -89,6 +89,8 @@ class Fronts:
             )
         except OSError as error:
             raise _cannot_listen(error) from error
+        except LocalTunnelError as error:
+            raise ConfigError(str(error), error.hint) from error
         self.socks.append(server)
         return server
 
