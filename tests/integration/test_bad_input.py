@@ -120,20 +120,6 @@ def test_peer_of_another_network(net: LocalNetwork, refusals: Callable[[], str])
     assert_works(net)
 
 
-def test_crowd_above_the_half_open_limit_is_turned_away(refusals: Callable[[], str]) -> None:
-    limits = Limits(handshake_s=5.0, half_open=3)
-    with LocalNetwork(peers=3, limits=limits) as net:
-        address = net[1].address
-        crowd = [socket.create_connection((address.host, address.port), timeout=PATIENCE_S) for _ in range(8)]
-        turned_away = [sock for sock in crowd[3:] if sock.recv(1) == b""]
-        assert len(turned_away) == 5
-        for sock in crowd:
-            sock.close()
-        wait_until_idle(net)
-        assert_works(net)
-    assert "3 are without handshake (limit 3)" in refusals()
-
-
 # --- after the handshake ----------------------------------------------------------------------------------
 
 

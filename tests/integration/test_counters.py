@@ -93,10 +93,10 @@ def speak_another_protocol(net: LocalNetwork) -> None:
 def connect_twice(net: LocalNetwork) -> None:
     """A second connection beside one whose handshake never comes, at a node that allows one."""
     address = net[RELAY].address
-    with socket.create_connection((address.host, address.port), timeout=PATIENCE_S):
+    with socket.create_connection((address.host, address.port), timeout=PATIENCE_S) as first:
         wait_until(net, lambda: net[RELAY].context.half_open == 1)
-        with socket.create_connection((address.host, address.port), timeout=PATIENCE_S) as second:
-            assert second.recv(1) == b""
+        with socket.create_connection((address.host, address.port), timeout=PATIENCE_S):
+            assert first.recv(1) == b""
 
 
 def header(net: LocalNetwork, *, age_s: int = 0, opener: int = RELAY) -> bytes:

@@ -48,6 +48,7 @@ class RawPeer:
         self._socket = socket.create_connection((address.host, address.port), timeout=_PATIENCE_S)
         # Otherwise the kernel delays small records, and the records of two peers arrive out of order.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._initiator: Initiator
         self._sealer: RecordSealer
         self._opener: RecordOpener
 
@@ -56,7 +57,12 @@ class RawPeer:
         return self.keys.node_id(self.engine)
 
     def handshake(self) -> Self:
-        initiator = Initiator(
+        self.send_first_message()
+        self.send_last_message()
+        return self
+
+    def send_first_message(self) -> None:
+        self._initiator = Initiator(
             network_id=self._network_id,
             link_private=self.keys.link_private(self.engine),
             remote_link_key=self._target.link_key,
@@ -64,12 +70,13 @@ class RawPeer:
             settings=Settings.make(time.time(), (2,)),
             engine=self.engine,
         )
-        self.send_bytes(initiator.hello())
-        self.send_bytes(initiator.reply(self.receive_exactly(M2_BYTES)))
-        keys = initiator.finish()
+        self.send_bytes(self._initiator.hello())
+
+    def send_last_message(self) -> None:
+        self.send_bytes(self._initiator.reply(self.receive_exactly(M2_BYTES)))
+        keys = self._initiator.finish()
         self._sealer = RecordSealer(keys.send_key, self.engine)
         self._opener = RecordOpener(keys.receive_key, self.engine)
-        return self
 
     def send_bytes(self, data: bytes | memoryview) -> None:
         self._socket.sendall(data)

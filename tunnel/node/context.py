@@ -22,9 +22,11 @@ from tunnel.directory import Directory
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.mux import MuxStream
+from tunnel.link.newcomers import Newcomers
 from tunnel.link.records import Budget
 from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits, TunnelBudget
+from tunnel.node.log_limit import LogLimit
 from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.onion.codec import OnionCodec
 from tunnel.routing.addresses import AddressRules, IpRange
@@ -103,11 +105,12 @@ class NodeContext:
         queries: number of queries of this node in progress, in any mode.
         invitations: query ids of reply blocks that this node has put into replies.
         own: queries of this node that have or are opening a stream: they fail when the node stops.
-        half_open_hosts: addresses of incoming connections without a finished handshake.
+        newcomers: incoming connections without a finished handshake.
         budget: bounds the unread content of all links.
         post: calls a function in the reactor's thread, from any thread. Raises Closed.
         tunnels: bounds the unread content of all established tunnels.
         counters: totals since the start.
+        log_limit: for lines that strangers can cause.
         own_ids: other nodes of the same owner.
         guards: first hops of routes; None: any node may be one.
         peers: last contact, failures and back-off of each peer.
@@ -141,18 +144,21 @@ class NodeContext:
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
     queries: int = 0
     own: set[PendingQuery] = field(default_factory=set)
-    half_open_hosts: list[str] = field(default_factory=list)
     invitations: dict[bytes, None] = field(default_factory=dict)
     guards: Guards | None = None
     own_ids: tuple[bytes, ...] = ()
     counters: Counters = field(default_factory=Counters)
     links: Links = field(init=False)
+    newcomers: Newcomers = field(init=False)
+    log_limit: LogLimit = field(init=False)
     peers: PeerTable = field(init=False)
     routes: RouteProvider = field(init=False)
     tunnels: TunnelBudget = field(init=False)
 
     def __post_init__(self) -> None:
         own_id = self.descriptor.node_id
+        self.newcomers = Newcomers(self.limits.half_open, rng=self.rng)
+        self.log_limit = LogLimit(log, self.name, self.now_s)
         self.tunnels = TunnelBudget(self.limits.tunnel_bytes)
         self.peers = PeerTable(self.now_s, own_id=own_id)
         self.routes = RouteProvider(
@@ -175,7 +181,7 @@ class NodeContext:
     @property
     def half_open(self) -> int:
         """Number of incoming connections without a finished handshake."""
-        return len(self.half_open_hosts)
+        return len(self.newcomers)
 
     @property
     def is_local(self) -> bool:

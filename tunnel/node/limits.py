@@ -199,8 +199,9 @@ class Limits:
     key_tick_s: float = 60.0  # between checks of the onion keys, which change once a day
     exchange_s: float = 60.0  # mean time between peer exchange messages on a link without news
     exchange_min_s: float = bounded(1.0, least=0.0)  # of messages that arrive faster only the last one counts
-    links_per_address: int = 64  # incoming, from one host, half-open ones included; any in network "local"
-    half_open: int = 128  # incoming connections with an unfinished handshake; above half, puzzles are asked
+    # Incoming, from one host or one /64 of IPv6, half-open ones included; any in network "local".
+    links_per_address: int = 64
+    half_open: int = 128  # incoming connections with an unfinished handshake; a newcomer displaces another
     streams_per_link: int = 1024  # that a neighbour may have open on one link
     queries: int = 1024  # of this node, waiting for a result at the same time
     # KiB of a padding record: a whole chunk; a constant rate needs at least 5.

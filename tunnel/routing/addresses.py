@@ -23,6 +23,7 @@ __all__ = [
     "AddressRules",
     "IpAddress",
     "IpRange",
+    "host_group",
     "is_private_range",
     "is_public",
     "network_group",
@@ -131,6 +132,13 @@ def network_group(host: str) -> bytes:
     return b"%d" % address.version + address.packed[: 2 if address.version == 4 else 4]
 
 
+@lru_cache(_CACHED)
+def host_group(host: str) -> bytes:
+    """The address of one host: all of IPv4, the /64 of IPv6, since a host may take any address within it."""
+    address = unmapped(host)
+    return b"%d" % address.version + address.packed[: 4 if address.version == 4 else 8]
+
+
 @dataclass(frozen=True, slots=True)
 class AddressRules:
     """The meaning of addresses in one network of nodes.
@@ -175,6 +183,13 @@ class AddressRules:
         if peer.family is not None:
             groups.add(b"f" + peer.family)
         return frozenset(groups)
+
+    def network(self, host: str) -> bytes:
+        """The network to charge for a connection from `host`, before its sender is known; in a local network
+        and in private ranges the host."""
+        if self.is_local or _is_within(host, self.private):
+            return host_group(host)
+        return network_group(host)
 
     def source(self, peer: Descriptor, host: str) -> bytes:
         """The source to charge for descriptors from `peer`: its network, because ids cost nothing; in a

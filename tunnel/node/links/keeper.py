@@ -11,15 +11,18 @@ leave the directory: a choice that followed the messages would reveal them.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
-from reactor import Service, Sleep, SocketStream, TcpListener
+from reactor import Handle, Service, Sleep, SocketStream, TcpListener
 from reactor.errors import is_ctrl_c, log_failure
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import HandshakeError, PeerError, TableFull
+from tunnel.link.newcomers import Newcomer
 from tunnel.node.context import NodeContext
 from tunnel.node.links.link_setup import accept_handshake
 from tunnel.node.links.link_table import LinkTable
+from tunnel.routing.addresses import host_group
 
 __all__ = ["keep_links", "listen_service", "seek_peers"]
 
@@ -29,35 +32,40 @@ _PATIENCE_TICKS: Final = 2
 
 
 def listen_service(node: NodeContext, links: LinkTable, listener: TcpListener) -> Service[None]:
-    """Accept connections; one above a limit is closed immediately, and existing links are unaffected."""
+    """Accept connections. One above the limit of its host, or of all links, is closed immediately; above the
+    limit of unfinished handshakes another one makes room. Existing links are unaffected."""
     while True:
         socket = yield from listener.accept()
         host = str(socket.peername[0])
         if (reason := _refusal(node, links, host)) is not None:
-            log.warning("node %s refused a connection: %s", node.name, reason)
-            node.counters.connections_refused += 1
-            socket.close()
+            _refuse(node, socket, reason)
             continue
+        newcomer = Newcomer(host_group(host), node.rules.network(host), socket.close)
         # Counted here, not in the new service: many are accepted before the first of their services runs.
-        node.half_open_hosts.append(host)
+        loser = node.newcomers.add(newcomer)
+        if loser is not None:
+            loser.end()
         try:
-            yield from node.scope.spawn(_admit(node, links, socket, host), name=f"{node.name} accept")
+            handle = yield from node.scope.spawn(
+                _admit(node, links, socket, newcomer), name=f"{node.name} accept"
+            )
         except BaseException:
             # Cancelled here: no service has taken the connection.
-            node.half_open_hosts.remove(host)
+            node.newcomers.remove(newcomer)
             socket.close()
             raise
+        newcomer.end = partial(_make_way, node, socket, handle)
 
 
 def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
     """The reason to refuse a connection from this host; None: it is accepted."""
-    limits = node.limits
-    if node.half_open >= limits.half_open:
-        return f"{node.half_open} are without handshake (limit {limits.half_open})"
+    limit = node.limits.links_per_address
     if not node.is_local:
-        held = node.half_open_hosts.count(host) + sum(link.host == host for link in links)
-        if held >= limits.links_per_address:
-            return f"{held} are open from its address (limit {limits.links_per_address})"
+        own = host_group(host)
+        held = sum(each.address == own for each in node.newcomers)
+        held += sum(bool(link.host) and host_group(link.host) == own for link in links)
+        if held >= limit:
+            return f"{held} are open from its address (limit {limit})"
     try:
         links.check_room()
     except TableFull as error:
@@ -65,12 +73,24 @@ def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
     return None
 
 
-def _admit(node: NodeContext, links: LinkTable, socket: SocketStream, host: str) -> Service[None]:
+def _refuse(node: NodeContext, socket: SocketStream, reason: str) -> None:
+    node.log_limit.warning("refused a connection", reason)
+    node.counters.connections_refused += 1
+    socket.close()
+
+
+def _make_way(node: NodeContext, socket: SocketStream, handle: Handle[None]) -> None:
+    """End a connection that has lost its place."""
+    handle.cancel()
+    _refuse(node, socket, f"{node.half_open} are without handshake, and a newer one took its place")
+
+
+def _admit(node: NodeContext, links: LinkTable, socket: SocketStream, newcomer: Newcomer) -> Service[None]:
     try:
-        result = yield from accept_handshake(node, socket)
+        result = yield from accept_handshake(node, socket, newcomer)
         yield from links.adopt(result)
     except (HandshakeError, PeerError) as error:
-        log.warning("node %s refused a connection: %s: %s", node.name, type(error).__name__, error)
+        node.log_limit.warning("refused a connection", f"{type(error).__name__}: {error}")
         if isinstance(error, TableFull):
             node.counters.connections_refused += 1
         else:
@@ -80,7 +100,7 @@ def _admit(node: NodeContext, links: LinkTable, socket: SocketStream, host: str)
         socket.close()
         raise
     finally:
-        node.half_open_hosts.remove(host)
+        node.newcomers.remove(newcomer)
 
 
 def keep_links(node: NodeContext, links: LinkTable) -> Service[None]:
@@ -92,6 +112,7 @@ def keep_links(node: NodeContext, links: LinkTable) -> Service[None]:
     while True:
         # First, so that an old link is replaced now and not when a message needs it.
         links.retire_due()
+        node.log_limit.tell()
         try:
             _choose(node, links, wanted)
         except BaseException as error:  # the directory may be a user's code

@@ -29,11 +29,12 @@ from tunnel.directory import ExchangeDirectory
 from tunnel.errors import Disconnected, ErrorCode, HandshakeError, LinkError, NextRefused, PeerError
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
+from tunnel.link.newcomers import Newcomer
 from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy
 
-__all__ = ["HandshakeResult", "accept_handshake", "dial", "puzzle_bits"]
+__all__ = ["HandshakeResult", "accept_handshake", "dial"]
 
 log = logging.getLogger("tunnel.node")
 _TRIES_PER_TURN: Final = 2_000  # about two milliseconds
@@ -150,25 +151,18 @@ def _solve(initiator: Initiator, retry: bytes) -> Service[bytes]:
     return initiator.hello_again(puzzle.answer)
 
 
-def puzzle_bits(node: NodeContext) -> int:
-    """Puzzle for a new handshake: none until half of the places are taken, then 12 to 18 bits.
-
-    12 bits take an honest node some milliseconds, 18 a third of a second.
-    """
-    taken = node.half_open / node.limits.half_open
-    return 0 if taken < 0.5 else 12 + int((taken - 0.5) * 12)
-
-
-def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]:
+def accept_handshake(node: NodeContext, socket: SocketStream, newcomer: Newcomer) -> Service[HandshakeResult]:
     """Perform the responder's side of the handshake.
 
+    Args:
+        newcomer: its place, which is safer once its first message has proven valid.
     Raises:
         HandshakeError: not a handshake of this network with this node. LinkError: the connection ended early.
         Disconnected: it broke. PeerError (TIMEOUT): the handshake took longer than the limit.
     On error: the caller closes the socket.
     """
     try:
-        return (yield from timeout_after(node.limits.handshake_s, _accept(node, socket)))
+        return (yield from timeout_after(node.limits.handshake_s, _accept(node, socket, newcomer)))
     except TimedOut as error:
         raise PeerError(f"no handshake within {node.limits.handshake_s:g} s", ErrorCode.TIMEOUT) from error
     except UnexpectedEnd as error:
@@ -177,17 +171,20 @@ def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[Handsha
         raise Disconnected(f"connection broke in the handshake: {error}") from error
 
 
-def _accept(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]:
+def _accept(node: NodeContext, socket: SocketStream, newcomer: Newcomer) -> Service[HandshakeResult]:
+    reader, writer = ReadYield(socket), WriteYield(socket)
+    first = yield from _read(reader, M1_BYTES)
     responder = Responder(
         network_id=node.network_id,
         link_private=node.link_private,
         settings=_settings(node),
         engine=node.engine,
-        load=puzzle_bits(node),
+        load=node.newcomers.puzzle_bits(newcomer.network, now_s=node.now_s()),
     )
-    reader, writer = ReadYield(socket), WriteYield(socket)
-    while responder.awaits_hello:
+    yield from writer.write_all(responder.hello(first))
+    if responder.awaits_hello:
         yield from writer.write_all(responder.hello((yield from _read(reader, M1_BYTES))))
+    newcomer.has_spoken = True
     last = yield from _read(reader, M3_BYTES)
     peer = responder.final(last, now_s=node.wall_clock())
     assert responder.peer_settings is not None

@@ -201,7 +201,7 @@ class LinkTable:
         node.peers.saw_clock(peer_id, result.settings.clock_s)
         if difference := clock_difference(node, peer_id):
             own = " (this node's own is probably wrong)" if is_clock_doubtful(node) else ""
-            log.warning("node %s: the clock of a neighbour differs from this one's%s", node.name, own)
+            node.log_limit.warning("met a neighbour", f"its clock differs from this one's{own}")
             log.debug("node %s: %s", node.name, difference)
         self.retire(peer_id)
 
@@ -234,7 +234,7 @@ class LinkTable:
             TableFull: all links are in use.
         """
         limits = self._node.limits
-        if len(self) + self._node.half_open < limits.links:
+        if len(self) < limits.links:
             return
         # Links that are ending may exceed the limit, but only by `half_open`.
         if not self._idle() or sum(link.is_retired for link in self) >= limits.half_open:
@@ -258,7 +258,7 @@ class LinkTable:
         try:
             yield from link.run()
         except PeerError as error:
-            log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
+            node.log_limit.warning("lost a link", f"{type(error).__name__}: {error}")
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
             node.peers.failed(link.peer.node_id)
             node.counters.links_lost += 1

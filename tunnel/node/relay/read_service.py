@@ -70,7 +70,7 @@ def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
     # Addresses and ids of neighbours are logged at DEBUG only; refusals and their reasons above it.
     is_expected = isinstance(error, StreamReset) or error.code in _EXPECTED
     level = logging.INFO if is_expected else logging.WARNING
-    log.log(level, "node %s ended a frame: %s: %s", node.name, type(error).__name__, error)
+    node.log_limit.log(level, "ended a frame", f"{type(error).__name__}: {error}")
     log.debug("node %s: that frame came from %s", node.name, short(stream.peer_id))
 
 

@@ -1,0 +1,72 @@
+"""`LogLimit`: log lines that strangers can cause, limited so that they fill no disk and hide no other line.
+
+Of each event and level a few lines are written in a period. Those above that are counted, and the count is
+written once the period is over. Source: docs/security.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["LINES", "PERIOD_S", "LogLimit"]
+
+LINES: Final = 20
+"""Lines of one event and level in a period."""
+PERIOD_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class _Period:
+    since_s: float
+    written: int = 0
+    left_out: int = 0
+
+
+class LogLimit:
+    """The lines of one node.
+
+    Args:
+        name: of the node, for each line.
+        now_s: a monotonic clock.
+    """
+
+    def __init__(self, log: logging.Logger, name: str, now_s: Callable[[], float]) -> None:
+        self._log = log
+        self._name = name
+        self._now_s = now_s
+        self._periods: dict[tuple[int, str], _Period] = {}  # events are named in the code, so it is bounded
+
+    def warning(self, event: str, reason: str) -> None:
+        """Write `node NAME EVENT: REASON` at WARNING, or count it."""
+        self.log(logging.WARNING, event, reason)
+
+    def log(self, level: int, event: str, reason: str) -> None:
+        """Write `node NAME EVENT: REASON`, or count it.
+
+        Args:
+            event: what the node did, one of few fixed texts such as "refused a connection".
+            reason: this time.
+        """
+        self.tell()
+        period = self._periods.setdefault((level, event), _Period(self._now_s()))
+        if period.written >= LINES:
+            period.left_out += 1
+            return
+        period.written += 1
+        self._log.log(level, "node %s %s: %s", self._name, event, reason)
+
+    def tell(self) -> None:
+        """Write the counts of the periods that are over; called regularly by the keeper."""
+        now_s = self._now_s()
+        over = [key for key, period in self._periods.items() if now_s - period.since_s >= PERIOD_S]
+        for level, event in over:
+            period = self._periods.pop((level, event))
+            if period.left_out:
+                self._log.log(
+                    level,
+                    "node %s %s %d more times in %.0f s, for reasons that are not shown",
+                    self._name, event, period.left_out, now_s - period.since_s,
+                )  # fmt: skip
