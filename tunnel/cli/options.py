@@ -46,7 +46,7 @@ COMMANDS = {
     "keygen": ("network", "make the secret keys of one node"),
     "node": ("nodes", "run one node until it is stopped"),
     "publish": ("nodes", "run one node that offers a TCP server to others"),
-    "socks": ("front", "a SOCKS and HTTP CONNECT port, with tunnels to an exit behind it"),
+    "socks": ("socks", "a SOCKS and HTTP CONNECT port, with tunnels to an exit behind it"),
     "pipe": ("pipe", "join standard input and output to a service of a node"),
     "forward": ("forward", "pass local ports on to services behind a tunnel"),
     "ping": ("probe", "query a node through proxies and show the round trip"),
