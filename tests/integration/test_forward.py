@@ -12,16 +12,17 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from reactor import Service, Sleep
+from reactor import Service, Signal, Sleep
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import BadArgument
-from tunnel.established import Target, TargetKind
+from tunnel.established import SubStream, Target, TargetKind
+from tunnel.front import forward as front
 from tunnel.front.forward import Forward
 from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.identity.client_key import ClientKey
-from tunnel.services import Published, Services
+from tunnel.services import Published, Services, StreamService
 
 FRIEND = ClientKey.generate()
 MEGABYTE = bytes(range(256)) * 4096
@@ -35,6 +36,13 @@ def digest_server(conn: socket.socket) -> None:
         while data := conn.recv(65_536):
             digest.update(data)
         conn.sendall(digest.digest() + MEGABYTE)
+
+
+class Silent(StreamService):
+    """Never answers."""
+
+    def serve(self, stream: SubStream[Signal]) -> Service[None]:
+        yield Signal()
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,7 @@ def net(server_port: int) -> Iterator[LocalNetwork]:
             "digest": Published("127.0.0.1", server_port),
             "friends": Published("127.0.0.1", server_port, clients=[FRIEND.public(tunnel_engine())]),
             "down": Published("127.0.0.1", 1),
+            "silent": Silent(),
         }
     )
     with LocalNetwork(peers=5, service=services, limits=Limits(linger_s=1.0, answer_s=5.0)) as net:
@@ -141,6 +150,16 @@ def test_what_cannot_be_reached_is_a_reset_and_a_line_in_the_log(
         wait_until(net, lambda: caplog.records)
     (record,) = caplog.records
     assert f"a connection to port {forward.address[1]} failed" in record.getMessage()
+
+
+def test_a_service_that_never_answers_does_not_keep_a_connection(
+    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front, "REACH_S", 0.2)
+    with forwarding(net, b"silent") as forward:
+        with connect(forward) as conn, pytest.raises(ConnectionError):
+            conn.recv(1)
+        wait_until(net, lambda: forward.connections == 0)
 
 
 def test_above_the_limit_connections_wait(net: LocalNetwork) -> None:

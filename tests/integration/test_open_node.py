@@ -81,6 +81,30 @@ def test_a_node_with_rules_is_an_exit_and_never_to_itself(tmp_path: Path) -> Non
             tunnel.open(loopback(server.getsockname()[1]), timeout_s=PATIENCE_S)
 
 
+def test_an_exit_does_not_lead_to_the_ports_for_its_own_programs(tmp_path: Path) -> None:
+    """They use its tunnels and its client keys."""
+    folder = tmp_path / "net"
+    assert main(["network", str(folder), "--nodes", "3", "--exit", "node-2"]) == 0
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [first.getsockname()[1], second.getsockname()[1]]
+    config = folder / "node-2" / "node.toml"
+    config.write_text(
+        config.read_text()
+        + f'[[socks]]\nexit = "node-0"\nlisten = "127.0.0.1:{ports[0]}"\n'
+        + f'[[forward]]\nlisten = "127.0.0.1:{ports[1]}"\nto = "node-0:echo"\n'
+    )
+    with (
+        open_node(folder / "node-0" / "node.toml"),
+        open_node(folder / "node-1" / "node.toml"),
+        open_node(config) as exit,
+        connect(folder) as node,
+        Client(node).tunnel(exit.id, hops=1) as tunnel,
+    ):
+        for port in ports:
+            with pytest.raises(SubStreamReset, match="TARGET_NOT_ALLOWED"):
+                tunnel.open(loopback(port), timeout_s=PATIENCE_S)
+
+
 def test_a_node_has_a_port_for_programs(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     assert main(["network", str(folder), "--nodes", "3", "--exit", "node-2"]) == 0

@@ -14,7 +14,7 @@ from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
 from tunnel.client.clients import ThreadTunnel
 from tunnel.crypto.primitives import tunnel_engine
-from tunnel.errors import BadArgument, ErrorCode, KeyFileError, SubStreamReset, TargetNotAllowed
+from tunnel.errors import BadArgument, ErrorCode, KeyFileError, StateError, SubStreamReset, TargetNotAllowed
 from tunnel.identity.client_key import ClientKey, check_proof
 from tunnel.services import Published, Services
 
@@ -155,6 +155,9 @@ def test_a_client_key_is_kept_in_a_private_file(tmp_path: Path) -> None:
     assert FRIEND.seed.hex() not in repr(FRIEND)
     with pytest.raises(FileExistsError):
         FRIEND.save(path)
+    path.chmod(0o640)
+    with pytest.raises(StateError, match="others could read it"):
+        ClientKey.load(path)
 
 
 @pytest.mark.parametrize(

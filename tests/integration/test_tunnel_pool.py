@@ -149,6 +149,25 @@ def test_a_connection_without_a_key_has_a_tunnel_alone(make_front: Make) -> None
     assert front.echo(streams[1], b"hello") == b"hello"
 
 
+def test_a_tunnel_that_is_not_wanted_any_more_before_it_is_open_is_closed(
+    net: LocalNetwork, make_front: Make
+) -> None:
+    front = make_front()
+    first, may_open = front.node.open_tunnel, Signal()
+
+    def slow(destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
+        yield may_open
+        return (yield from first(destination, **options))
+
+    front.node.open_tunnel = slow  # type: ignore[method-assign]
+    opening = net.submit(front.pool.open(ECHO, None))
+    front.wait(lambda: len(front.pool))
+    opening.cancel()
+    net.submit(_set(may_open)).result(timeout=PATIENCE_S)
+    front.wait(lambda: front.node.tunnels and front.has_ended())
+    front.wait(lambda: not len(front.pool))
+
+
 def test_a_full_tunnel_is_joined_by_another(make_front: Make) -> None:
     front = make_front()
     streams = [front.open() for _ in range(5)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tunnel.errors import BadArgument
 from tunnel.established import Target, TargetKind
-from tunnel.front.targets import make_target, parse_target
+from tunnel.front.targets import make_target, parse_destination, parse_target
 
 LONG = ".".join(["a" * 63] * 3 + ["b" * 61])  # 253 characters
 NAMES = ["a", "example.com", "Example.COM", "example.com.", "xn--bcher-kva.ch", "a_b.c-d", "1e100.net", LONG]
@@ -131,3 +131,38 @@ def test_any_text_is_a_target_or_refused(text: str) -> None:
     except BadArgument:
         return
     assert parse_target(str(target)) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "node", "target"),
+    [
+        ("node-7:ssh", "node-7", Target(TargetKind.SERVICE, b"ssh")),
+        ("node-7/a.test:80", "node-7", Target(TargetKind.DOMAIN, b"a.test", 80)),
+        ("node-7/[::1]:80", "node-7", Target(TargetKind.IPV6, bytes(15) + b"\x01", 80)),
+        ("node:7:ssh", "node:7", Target(TargetKind.SERVICE, b"ssh")),
+    ],
+)
+def test_destinations(text: str, node: str, target: Target) -> None:
+    assert parse_destination(text) == (node, target)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no service"),
+        ("node-7", "no service"),
+        (":ssh", "no node"),
+        ("/a.test:80", "no node"),
+        ("node-7/a.test", "no port"),
+        ("node-7/127.1:80", "IPv4"),
+        ("node-7:", "not the name of a service"),
+        ("node-7:.reverse", "not the name of a service"),
+        ("node-7:a b", "not the name of a service"),
+        ("node-7:\u00fc", "not the name of a service"),
+        ("node-7:\udc80", "not the name of a service"),
+        ("node-7:" + "a" * 256, "not the name of a service"),
+    ],
+)
+def test_refused_destinations(text: str, reason: str) -> None:
+    with pytest.raises(BadArgument, match=reason):
+        parse_destination(text)

@@ -266,7 +266,10 @@ def run_keygen(options: argparse.Namespace) -> int:
     except FileExistsError as error:
         raise ConfigError(
             f"{path} exists: keys are never overwritten",
-            "name another file, or move this one away; a node without its key file loses its id",
+            "name another file, or move this one away; "
+            + (
+                "services may list this key" if options.client else "a node without its key file loses its id"
+            ),
         ) from error
     if options.json:
         say_json(True, {"file": str(path), **entry})

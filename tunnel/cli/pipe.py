@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -41,6 +42,7 @@ example:
 """
 _READ_BYTES = 65_536
 _OPEN_S = 20.0
+_STDIN_NAME = "standard input"
 
 
 def add_parser(commands: Any) -> None:
@@ -91,21 +93,35 @@ def run_pipe(options: argparse.Namespace) -> int:
     """Copy until both directions have ended. Returns the exit status."""
     node, target = destination(options.to)
     key = client_key(options.key)
+    for standard, name in ((sys.stdin, _STDIN_NAME), (sys.stdout, STDOUT_NAME)):
+        if standard is None:
+            raise ConfigError(f"{name} is closed", "give it a file or a pipe, such as /dev/null")
     # `ssh` sends it to its ProxyCommand when it is done: no error, and nothing is left to do.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with Client(options) as client:
         client.check_opens_tunnels()
         asking = ThreadClient(client.node)
         exit_id = client.names.resolve(node)
-        with asking.tunnel(exit_id, hops=client.hops(), timeout_s=options.timeout) as tunnel:
-            with tunnel.open(target, client_key=key, timeout_s=options.timeout) as stream:
-                sending = _Sending(stream)
-                _copy_out(stream)
-                if not sys.stdin.isatty():
-                    sending.join()
-            if sending.error is not None:
-                raise sending.error
+        with (
+            asking.tunnel(exit_id, hops=client.hops(), timeout_s=options.timeout) as tunnel,
+            tunnel.open(target, client_key=key, timeout_s=options.timeout) as stream,
+        ):
+            _join(stream)
     return 0
+
+
+def _join(stream: ThreadStream) -> None:
+    """Copy in both directions. Raises the error of the input, or of the output."""
+    sending = _Sending(stream)
+    try:
+        _copy_out(stream)
+        if not sys.stdin.isatty():
+            sending.join()
+    except TunnelError:
+        if sending.error is None:  # else it has given up the stream
+            raise
+    if sending.error is not None:
+        raise sending.error
 
 
 class _Sending:
@@ -123,14 +139,25 @@ class _Sending:
 
     def _run(self) -> None:
         try:
-            while data := os.read(sys.stdin.fileno(), _READ_BYTES):
+            while data := _read_input():
                 self._stream.write(data)
             self._stream.close()
         except TunnelError:
             pass  # the reading half raises the reason, unless the other end only reads no more
         except Exception as error:  # noqa: BLE001 - raised by the command
+            if isinstance(error, OSError):
+                error.filename = _STDIN_NAME
             self.error = error
             self._stream.give_up()
+
+
+def _read_input() -> bytes:
+    """The next bytes of standard input; b"" at its end."""
+    while True:
+        try:
+            return os.read(sys.stdin.fileno(), _READ_BYTES)
+        except BlockingIOError:  # the program at its other end, or one that shares the terminal, set that
+            select.select([sys.stdin], [], [])
 
 
 def _copy_out(stream: ThreadStream) -> None:
@@ -141,6 +168,8 @@ def _copy_out(stream: ThreadStream) -> None:
         while view:
             try:
                 view = view[os.write(out, view) :]
+            except BlockingIOError:
+                select.select([], [out], [])
             except OSError as error:
                 error.filename = STDOUT_NAME
                 raise

@@ -13,11 +13,11 @@ import ipaddress
 import logging
 from typing import Final
 
-from reactor import Scope, Service, Signal, SocketStream, TcpListener
+from reactor import Scope, Service, Signal, SocketStream, TcpListener, TimedOut, timeout_after
 from tunnel.arguments import checked_count
 from tunnel.errors import BadArgument, TunnelError
 from tunnel.established import Target
-from tunnel.front.socks_server import failure_of, summary
+from tunnel.front.socks_server import REACH_S, failure_of, summary
 from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.identity.client_key import ClientKey
 from tunnel.services.splice import Splice
@@ -103,9 +103,10 @@ class Forward:
 
     def _pass_on(self, sock: SocketStream) -> Service[None]:
         try:
-            stream = yield from self._pool.open(self._target, self, client_key=self._client_key)
+            opening = self._pool.open(self._target, self, client_key=self._client_key)
+            stream = yield from timeout_after(REACH_S, opening)
             yield from stream.use(Splice(sock, stream.core, idle_s=self._idle_s).run())
-        except TunnelError as error:
+        except (TunnelError, TimedOut) as error:
             log.warning("a connection to port %d failed: %s", self.address[1], summary(failure_of(error)))
             log.debug("a connection to port %d failed: %s", self.address[1], error)
         finally:

@@ -61,6 +61,8 @@ def parse_destination(text: str) -> tuple[str, Target]:
         if not colon:
             raise BadArgument("no service: expected NODE:SERVICE, or NODE/HOST:PORT through an exit")
         try:
+            if service.startswith("."):
+                raise BadArgument("names with a dot in front are of this library")
             target = Target(TargetKind.SERVICE, service.encode("ascii"))
         except (LocalTunnelError, UnicodeEncodeError) as error:
             raise BadArgument(f"{service!r} is not the name of a service") from error

@@ -206,8 +206,10 @@ class TunnelPool:
     def _take_alone(self) -> Service[_Place]:
         """A tunnel for one sub-stream, to be opened without another wait."""
         place = yield from self._open_another(object())
-        yield from place.wait()
-        place.leave.set()
+        try:
+            yield from place.wait()
+        finally:
+            place.leave.set()  # also if nobody wants it any more
         return place
 
     def _open_another(self, key: Hashable) -> Service[_Place]:

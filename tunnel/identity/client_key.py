@@ -23,7 +23,7 @@ from readwrite_comp.primitives import random_bytes
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.disk import read_regular
 from tunnel.errors import BadSignature, KeyFileError, LocalTunnelError, TargetNotAllowed
-from tunnel.identity.state_dir import make_private
+from tunnel.identity.state_dir import check_private, make_private
 
 __all__ = ["CLIENT_KEY_BYTES", "ClientKey", "check_proof"]
 
@@ -69,7 +69,7 @@ class ClientKey:
         """Read a file of `save`.
 
         Raises:
-            KeyFileError: not a client key; the text has file and fault.
+            KeyFileError: not a client key; the text has file and fault. StateError: others can read it.
         """
         try:
             record = json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii"))
@@ -83,6 +83,7 @@ class ClientKey:
                 f"{path} is not a client key: {type(error).__name__}: {error}",
                 "name the file that `mtun keygen --client FILE` has made",
             ) from error
+        check_private(path)
         return cls(seed)
 
 
