@@ -45,8 +45,9 @@ __all__ = [
 # works once. Each bit doubles the work: 12 bits are about 4,096 hashes, some milliseconds. A check is one
 # hash. Source: docs/protocol.md, "Link handshake"; Juels, Brainard, "Client puzzles" (NDSS 1999).
 ANSWER_BYTES = 12
-# About four million hashes, seconds of work. RETRY is not authenticated, so an attacker could demand more.
-MAX_BITS = 22
+# About 65,000 hashes, a tenth of a second. RETRY is not authenticated, so whoever is dialled, or can write
+# into the connection, may demand this work.
+MAX_BITS = 16
 _LABEL = b"mtun1 puzzle"
 
 

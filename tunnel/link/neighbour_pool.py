@@ -94,6 +94,7 @@ class NeighbourPool(Generic[L]):
         is_wanted: whether k links are kept without streams.
         can_dial: False for a neighbour without an address, which dials this node instead.
         dialling: number of dials in progress.
+        puzzle_until_s: until then frames of others cause no dial: it has asked for a puzzle.
         failure: the reason why the last dial failed, for errors during back-off; "" if it succeeded.
     """
 
@@ -107,6 +108,7 @@ class NeighbourPool(Generic[L]):
         self.is_wanted = False
         self.can_dial = True
         self.dialling = 0
+        self.puzzle_until_s = float("-inf")
         self.failure = ""
 
     @property
@@ -163,6 +165,12 @@ class NeighbourPool(Generic[L]):
         """A dial has failed: wait about twice as long as last time, with random variation."""
         self.dialling -= 1
         self._back_off(now_s)
+
+    def puzzle_refused(self, now_s: float) -> None:
+        """A dial for somebody else's frame ended at a puzzle. This node's own dials wait for nothing, or
+        strangers could keep it from its neighbours."""
+        self.dialling -= 1
+        self.puzzle_until_s = now_s + self._policy.max_backoff_s
 
     def _back_off(self, now_s: float) -> None:
         policy = self._policy

@@ -60,9 +60,11 @@ class Links(Protocol):
     def linked(self) -> list[bytes]:
         """Ids of the neighbours to which a stream can be opened without dialling."""
 
-    def open_stream(self, peer_id: bytes, profile: Profile) -> Service[Stream]:
+    def open_stream(self, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Stream]:
         """Open a stream to a neighbour; dial first if there is no link to it.
 
+        Args:
+            is_own: it is for a frame of this node itself, not for one that somebody else has sent.
         Raises:
             PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
             NextRefused: it cannot be reached.

@@ -311,7 +311,7 @@ class _Replies:
             return FrameWriter(node, query.stream, layer)
         frame = yield from self._frame()
         self.first_id = frame.first_id
-        writer = yield from start_frame(node, frame)
+        writer = yield from start_frame(node, frame, is_own=False)
         query.moving.append(writer.stream)
         return writer
 

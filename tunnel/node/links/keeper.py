@@ -150,7 +150,7 @@ def _choose(node: NodeContext, links: LinkTable, wanted: dict[bytes, int]) -> No
 
 def _dial(node: NodeContext, links: LinkTable, peer_id: bytes) -> Service[None]:
     try:
-        yield from links.dial(peer_id)
+        yield from links.dial(peer_id, is_own=True)
     except PeerError as error:
         # Retried later, after the pool's back-off.
         log.debug("node %s keeps no link yet: %s", node.name, error)
@@ -169,7 +169,7 @@ def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
         others = [peer for peer in directory.sample() if peer.node_id != node.descriptor.node_id]
         if not len(links) and others:
             try:
-                yield from links.dial(node.rng.choice(others).node_id)
+                yield from links.dial(node.rng.choice(others).node_id, is_own=True)
             except PeerError as error:
                 log.debug("node %s found no peer to exchange descriptors with: %s", node.name, error)
         yield Sleep(node.limits.link_tick_s)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Final
 
 from reactor import (
-    YIELD,
     Broken,
     ConnectError,
     ReadYield,
@@ -27,17 +25,17 @@ from reactor import (
 from tunnel.codes import clock_text, short
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import Disconnected, ErrorCode, HandshakeError, LinkError, NextRefused, PeerError
-from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.newcomers import Newcomer
 from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy
+from tunnel.node.links.puzzles import DialPuzzles
 
 __all__ = ["HandshakeResult", "accept_handshake", "dial"]
 
 log = logging.getLogger("tunnel.node")
-_TRIES_PER_TURN: Final = 2_000  # about two milliseconds
 
 
 @dataclass(slots=True)
@@ -56,12 +54,14 @@ class HandshakeResult:
     is_dialler: bool
 
 
-def dial(node: NodeContext, peer: Descriptor) -> Service[HandshakeResult]:
+def dial(node: NodeContext, peer: Descriptor, puzzles: DialPuzzles) -> Service[HandshakeResult]:
     """Connect to `peer`: try its addresses in order, then perform the handshake.
 
+    Args:
+        puzzles: solves the one that the peer may ask.
     Raises:
         NextRefused: no address answered in time, or another node answered (`__cause__` has the error); or no
-            address may be dialled, see `tunnel.routing.addresses.AddressRules`.
+            address may be dialled, see `tunnel.routing.addresses.AddressRules`. PuzzleRefused: see there.
     On error or cancellation: no socket is left open.
     """
     log.debug("node %s dials %s", node.name, short(peer.node_id))
@@ -79,11 +79,7 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[HandshakeResult]:
     failure: Exception | None = None
     for address in addresses:
         try:
-            return (
-                yield from timeout_after(
-                    node.limits.dial_s, _dial_address(node, peer, address.host, address.port)
-                )
-            )
+            return (yield from timeout_after(node.limits.dial_s, _dial_address(node, peer, address, puzzles)))
         except (Broken, UnexpectedEnd, HandshakeError, TimedOut) as error:
             failure = error
     log.debug("node %s could not reach %s: %s", node.name, short(peer.node_id), failure)
@@ -107,8 +103,10 @@ def _reason(failure: Exception | None) -> str:
     return "the connection broke"
 
 
-def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> Service[HandshakeResult]:
-    socket = yield from connect_tcp(host, port)
+def _dial_address(
+    node: NodeContext, peer: Descriptor, address: Address, puzzles: DialPuzzles
+) -> Service[HandshakeResult]:
+    socket = yield from connect_tcp(address.host, address.port)
     try:
         initiator = Initiator(
             network_id=node.network_id,
@@ -122,7 +120,8 @@ def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> 
         yield from writer.write_all(initiator.hello())
         answer = yield from _read(reader, M2_BYTES)
         if initiator.is_retry(answer):
-            yield from writer.write_all((yield from _solve(initiator, answer)))
+            solution = yield from puzzles.solve(initiator.retry(answer))
+            yield from writer.write_all(initiator.hello_again(solution))
             answer = yield from _read(reader, M2_BYTES)
         yield from writer.write_all(initiator.reply(answer))
         assert initiator.peer_settings is not None
@@ -140,15 +139,6 @@ def _settings(node: NodeContext) -> Settings:
         max_streams=1 if limits.link_policy is LinkPolicy.ONCE else limits.streams_per_link,
         padding=limits.padding,
     )
-
-
-def _solve(initiator: Initiator, retry: bytes) -> Service[bytes]:
-    """Solve the puzzle, letting other services run; returns M1 again, with the answer."""
-    puzzle = initiator.retry(retry)
-    while not puzzle.search(_TRIES_PER_TURN):
-        yield YIELD
-    assert puzzle.answer is not None
-    return initiator.hello_again(puzzle.answer)
 
 
 def accept_handshake(node: NodeContext, socket: SocketStream, newcomer: Newcomer) -> Service[HandshakeResult]:

@@ -12,7 +12,7 @@ own link, as in the Rust original; this policy is kept for comparison, since it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from reactor import Handle, Service
@@ -25,6 +25,7 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.link import Link, Serve
 from tunnel.node.links.link_setup import HandshakeResult, dial
+from tunnel.node.links.puzzles import DialPuzzles, PuzzleRefused, PuzzleSolver
 from tunnel.node.upkeep import clock_difference, is_clock_doubtful
 
 __all__ = ["LinkTable"]
@@ -51,6 +52,8 @@ class LinkTable:
         self._serve = serve
         self.pools: dict[bytes, NeighbourPool[Link]] = {}  # by neighbour
         self.dials: dict[bytes, Handle[Refusal]] = {}  # in progress, by neighbour
+        self._own_dials: set[bytes] = set()  # those of them that a frame of this node itself waits for
+        self._solver = PuzzleSolver()
         self._is_once = node.limits.link_policy is LinkPolicy.ONCE
         self.is_leaving = False
 
@@ -81,9 +84,11 @@ class LinkTable:
 
     # -- streams -------------------------------------------------------------------------------------
 
-    def open_stream(self, peer_id: bytes, profile: Profile) -> Service[Stream]:
+    def open_stream(self, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Stream]:
         """Open a stream to a neighbour; dial first if no link to it is open.
 
+        Args:
+            is_own: it is for a frame of this node itself, not for one that somebody else has sent.
         Raises:
             PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
             NextRefused: it cannot be reached.
@@ -97,14 +102,16 @@ class LinkTable:
                 if self._is_once or self.is_leaving:
                     link.retire()
                 return stream
-            yield from self.dial(peer_id)
+            yield from self.dial(peer_id, is_own=is_own)
         raise NextRefused("the links to it end as soon as they begin")
 
     # -- dialling --------------------------------------------------------------------------------------
 
-    def dial(self, peer_id: bytes) -> Service[None]:
+    def dial(self, peer_id: bytes, *, is_own: bool = False) -> Service[None]:
         """Make a new link; services that want one to the same neighbour at the same time share the dial.
 
+        Args:
+            is_own: as for `open_stream`; only then is a puzzle solved.
         Raises:
             PeerError (UNKNOWN_NEXT), NextRefused, TableFull: as for `open_stream`.
         """
@@ -112,25 +119,39 @@ class LinkTable:
         peer = node.directory.lookup(peer_id)
         if peer is None:
             raise PeerError("the next node is neither linked nor in the directory", ErrorCode.UNKNOWN_NEXT)
-        outcome = yield from self._connect(peer) if self._is_once else self._connect_shared(peer)
+        if self._is_once:
+            outcome = yield from self._connect(peer, lambda: is_own)
+        else:
+            outcome = yield from self._connect_shared(peer, is_own)
         if outcome is not None:
             # A new error for each caller: one error raised in many services would collect their tracebacks.
             raise type(outcome)(str(outcome))
 
-    def _connect_shared(self, peer: Descriptor) -> Service[Refusal]:
+    def _connect_shared(self, peer: Descriptor, is_own: bool) -> Service[Refusal]:
         handle = self.dials.get(peer.node_id)
+        if is_own:
+            self._own_dials.add(peer.node_id)
         if handle is None:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
+            if not is_own and now_s < pool.puzzle_until_s:
+                raise PuzzleRefused(
+                    "it has asked for a puzzle, which this node solves for its own frames only"
+                )
             if not pool.wants_dial(now_s, waiting=1):
                 wait_s = pool.retry_s - now_s
                 why = pool.failure or "it could not be reached"
                 raise NextRefused(f"{why}; next try in {max(wait_s, 0):.1f} s")
-            handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
+            connect = self._connect(peer, lambda: peer.node_id in self._own_dials)
+            handle = yield from self._node.scope.spawn(connect, name=f"{self._node.name} dial")
             self.dials[peer.node_id] = handle
-            handle.add_done_callback(lambda _: self.dials.pop(peer.node_id, None))
+            handle.add_done_callback(lambda _: self._dial_ended(peer.node_id))
         return (yield from handle.join())
 
-    def _connect(self, peer: Descriptor) -> Service[Refusal]:
+    def _dial_ended(self, peer_id: bytes) -> None:
+        self.dials.pop(peer_id, None)
+        self._own_dials.discard(peer_id)
+
+    def _connect(self, peer: Descriptor, is_own: Callable[[], bool]) -> Service[Refusal]:
         """Dial and run the link. A refusal is returned, not raised: several services may wait for it."""
         node, pool = self._node, self.pool(peer.node_id)
         try:
@@ -139,7 +160,12 @@ class LinkTable:
             return error
         pool.dial_begins()
         try:
-            result = yield from dial(node, peer)
+            result = yield from dial(node, peer, DialPuzzles(self._solver, is_own))
+        except PuzzleRefused as error:
+            # The peer is there: only strangers' frames wait.
+            pool.puzzle_refused(node.now_s())
+            node.counters.dials_failed += 1
+            return error
         except BaseException as error:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
@@ -210,7 +236,8 @@ class LinkTable:
         pool, now_s = self.pools[peer_id], self._node.now_s()
         for link in pool.retire(now_s):
             link.retire()
-        if not (pool.links or pool.dialling or pool.is_wanted or now_s < pool.retry_s):
+        waits = now_s < max(pool.retry_s, pool.puzzle_until_s)
+        if not (pool.links or pool.dialling or pool.is_wanted or waits):
             del self.pools[peer_id]
 
     def retire_due(self) -> None:

@@ -381,7 +381,7 @@ class RunningQuery:
         """
         with registered(self._node, self.pending, self._query.query_id):
             try:
-                self._writer = writer = yield from start_frame(self._node, self._query.frame)
+                self._writer = writer = yield from start_frame(self._node, self._query.frame, is_own=True)
                 yield from self._exchange(writer)
             except PeerError as error:
                 raise self._failure(error) from error

@@ -114,16 +114,18 @@ def write_content(writer: FrameWriter, content: Content, moved: Callable[[], Non
     writer.stream.finish()
 
 
-def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]:
+def start_frame(node: NodeContext, frame: OutgoingFrame, *, is_own: bool) -> Service[FrameWriter]:
     """Open a stream to a frame's first node and send the header.
 
+    Args:
+        is_own: this node's user has sent it; False: an answer, whose path strangers may choose.
     Raises:
         PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
         NextRefused: it cannot be reached.
         PeerError: the stream broke.
     On error: the stream has ended.
     """
-    stream = yield from node.links.open_stream(frame.first_id, frame.profile)
+    stream = yield from node.links.open_stream(frame.first_id, frame.profile, is_own=is_own)
     try:
         writer = FrameWriter(node, stream, frame.layer)
         header = WriteYield(stream).call(frame.layer.write_header)

@@ -165,7 +165,7 @@ def _send(
             raise NodeStopped()
         with registered(node, pending, frame.query_id):
             try:
-                writer = yield from start_frame(node, frame)
+                writer = yield from start_frame(node, frame, is_own=True)
                 yield from _exchange(node, writer, content, pending, idle_s)
             except PeerError as error:
                 text = f"{error}, at a place that is not known ({error.code.name})"

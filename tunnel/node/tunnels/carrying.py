@@ -363,7 +363,9 @@ class _Carriage:
         node, circuit = self._node, self._sent.circuit
         used = known_descriptors(node, self._sent.route.nodes)
         try:
-            self._stream = stream = yield from node.links.open_stream(circuit.first_id, circuit.profile)
+            self._stream = stream = yield from node.links.open_stream(
+                circuit.first_id, circuit.profile, is_own=True
+            )
             try:
                 header = WriteYield(stream).write_all(circuit.header)
                 yield from with_timeout(node.limits.idle_s, header, "the first node did not take the header")
