@@ -1,13 +1,18 @@
-"""Every example and the README's Python code run as for a user, and print the expected output."""
+"""Every example, and the README's commands and Python code, run as for a user, and print what is expected."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import needs
+from tests.support.reader import Terminals
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXPECTED = {
@@ -52,3 +57,25 @@ def test_the_python_code_of_the_readme(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n") == ["b'ping'", "b'hello'", "b'PING'", "b'A REAL NODE'", ""]
+
+
+@pytest.mark.full
+@needs("curl", package="curl")
+def test_the_network_of_the_readme(tmp_path: Path) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"<!-- (\w+) -->\n```\n(.*?)```", readme, re.DOTALL))
+    network, port, use = (
+        blocks[name].replace(".venv/bin/", "").replace(" && ", "\n") for name in ("network", "port", "use")
+    )
+    shutil.copy(EXAMPLES.parent / "LICENSE", tmp_path)
+    terminals = Terminals(tmp_path, {1080: None, 8000: None})
+    with ExitStack() as stack:
+        # Each command of the first line is a terminal here, the last one runs on.
+        terminals.paste(network, stack)
+        terminals.paste(port, stack)
+        shown = terminals.paste(use, stack)
+    assert shown.startswith((tmp_path / "LICENSE").read_text())
+    assert "stored at node-3, sent over 3 proxies" in shown
+    assert (tmp_path / "mynet" / "node-3" / "files" / "LICENSE").read_bytes() == (
+        tmp_path / "LICENSE"
+    ).read_bytes()

@@ -1,19 +1,15 @@
 """docs/front.md: its commands run as they stand, with a server of this machine in place of example.com.
 
-A line that begins with `mtun up`, `socks`, `forward` or `publish` is a terminal of its own, which runs to the
-end of its section. The first section makes the network in which all others work.
+The first section makes the network in which all others work.
 """
 
 from __future__ import annotations
 
 import getpass
 import http.server
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -24,14 +20,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import needs
-from tests.support.servers import NEEDS_POSTGRES, NEEDS_SSHD, TIMEOUT_S, free_port, postgres, run, sshd
+from tests.support.reader import Terminals
+from tests.support.servers import NEEDS_POSTGRES, NEEDS_SSHD, postgres, run, sshd
 from tunnel.config import make_config
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory.base import ids_by_name
 
 PAGE = (Path(__file__).parents[2] / "docs" / "front.md").read_text(encoding="utf-8")
 START = "Try it on one machine"
-RUNS_ON = re.compile(r"mtun (up|socks|forward|publish) ")
 SERVER_WORD = "a page of example.com"
 
 
@@ -70,84 +66,23 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         thread.join()
 
 
-class Terminals:
-    """The terminals of a reader of the page, in one folder."""
-
-    def __init__(self, folder: Path, web: int) -> None:
-        self.folder = folder
-        self.ports = {number: free_port() for number in (1080, 15432, 18080, 9000, 22, 5432)} | {8080: web}
-        self.programs = folder / "bin"
-        self.programs.mkdir()
-        self.install("mtun", f"exec {sys.executable} -m tunnel")
-
-    def install(self, name: str, command: str) -> None:
-        """Put a program in front of the others of the system."""
-        path = self.programs / name
-        path.write_text(f'#!/bin/sh\n{command} "$@"\n')
-        path.chmod(0o755)
-
-    def adapted(self, text: str) -> str:
-        """Code of the page, with the servers and free ports of this machine."""
-        text = re.sub(r"^(mtun socks .*)$", rf"\1 --listen {self.ports[1080]}", text, flags=re.MULTILINE)
-        text = re.sub(r"\\\n *", "", text)
-        text = text.replace("example.com:80", "localhost:8080").replace(
-            '("example.com", 80)', '("localhost", 8080)'
-        )
-        text = re.sub(r"https?://example\.com", "http://localhost:8080", text)
-        text = text.replace("user@", f"{getpass.getuser()}@").replace(
-            "node-6:\n", f"node-6:{self.folder}/copy\n"
-        )
-        numbers = "|".join(map(str, self.ports))
-        return re.sub(rf"(?<![\w.])({numbers})(?!\w)", lambda found: str(self.ports[int(found[1])]), text)
-
-    def paste(self, text: str, stack: ExitStack) -> str:
-        """Run a block. Returns its output; what runs on is stopped by the stack."""
-        shown, script = "", ""
-        for line in self.adapted(text).splitlines(keepends=True):
-            if RUNS_ON.match(line):
-                self._start(line, stack)
-            else:
-                script += line
-        if script:
-            shown = self._run(["bash", "-euc", script])
-        return shown
-
-    def run_python(self, text: str) -> str:
-        return self._run([sys.executable, "-c", self.adapted(text)])
-
-    def _run(self, command: list[str]) -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def _start(self, line: str, stack: ExitStack) -> None:
-        process = subprocess.Popen(
-            shlex.split(line), cwd=self.folder, env=self._environment, stdout=subprocess.PIPE, text=True,
-            executable=self.programs / "mtun",
-        )  # fmt: skip
-        stack.enter_context(process)
-        stack.callback(process.terminate)
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("ready: "), line
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        return os.environ | {"PATH": f"{self.programs}:{os.environ['PATH']}", "HOME": str(self.folder)}
+def adapt(text: str, folder: Path) -> str:
+    """Code of the page with the servers of this test."""
+    text = re.sub(r"\\\n *", "", text)
+    text = text.replace("example.com:80", "localhost:8080").replace(
+        '("example.com", 80)', '("localhost", 8080)'
+    )
+    text = re.sub(r"https?://example\.com", "http://localhost:8080", text)
+    text = text.replace("user@", f"{getpass.getuser()}@")
+    return text.replace("node-6:\n", f"node-6:{folder}/copy\n")
 
 
 @pytest.fixture(scope="module")
 def terminals(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[Terminals]:
     """Those in which the network and the SOCKS port run; node-6 has the tables of the page."""
-    place = Terminals(tmp_path_factory.mktemp("reader"), web)
+    folder = tmp_path_factory.mktemp("reader")
+    ports = dict.fromkeys((1080, 15432, 18080, 9000, 22, 5432)) | {8080: web}
+    place = Terminals(folder, ports, partial(adapt, folder=folder))
     (network, socks, curl), published = blocks(START, "sh"), blocks("Published services", "toml")
     with ExitStack() as stack:
         place.paste(network.split("mtun up")[0], stack)
