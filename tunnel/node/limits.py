@@ -111,8 +111,8 @@ class Limits:
     )
     links: int = setting(
         1024,
-        "Simultaneous connections, incoming and dialled. At the limit an idle link is closed to make "
-        "room. An idle link costs a few KiB.",
+        "Simultaneous connections, incoming and dialled. At the limit a newcomer displaces another "
+        "link: an idle one, else one of the most crowded network. An idle link costs a few KiB.",
     )
     links_ahead: int = setting(
         0,

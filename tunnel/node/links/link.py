@@ -23,6 +23,7 @@ from reactor import (
     YIELD,
     Broken,
     Closed,
+    Handle,
     ReadYield,
     RunInThread,
     Service,
@@ -33,7 +34,7 @@ from reactor import (
 )
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.exchange import ExchangeMessage
-from tunnel.errors import DescriptorError, Disconnected, ErrorCode, LinkError, PeerError
+from tunnel.errors import DescriptorError, Disconnected, ErrorCode, LinkError, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.link.cells import pack_reset
 from tunnel.link.handshake import PaddingMode
@@ -68,17 +69,23 @@ class Link:
         host: the address that the connection came from; empty when this node dialled.
         used_s: when a stream was last opened, on the reactor's clock.
         is_retired: it takes no new stream and ends with its last one.
+        is_own: this node dialled it for a frame of its own.
+        source: the network that pays for its place, see `AddressRules.source`.
+        known_since_s: since when this neighbour has been linked without a break, on the reactor's clock.
     """
 
-    def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve) -> None:
+    def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve, *, is_own: bool) -> None:
         self._node = node
         self.socket: SocketStream = result.socket
         self._serve = serve
         self.peer = result.peer
         self.is_dialler = result.is_dialler
         self.host = "" if result.is_dialler else str(result.socket.peername[0])
-        self.used_s = node.now_s()
+        self.used_s = self.known_since_s = node.now_s()
         self.is_retired = False
+        self.is_own = is_own
+        self.source = node.rules.source(result.peer, self.host)
+        self.handle: Handle[None] | None = None  # of `run`
         self._padding = _padding_policy(node.limits, node.now_s(), node.rng)
         self.mux = Multiplexer(
             result.keys,
@@ -116,6 +123,15 @@ class Link:
         if not self.is_retired:
             self.is_retired = True
             self.mux.go_away()
+
+    def give_way(self) -> None:
+        """End at once with all streams, BUSY: another link takes the place."""
+        self.is_retired = True
+        error = TableFull("all links of this node are in use, and another one took the place of this one")
+        self.mux.fail(error)
+        self.mux.sender.stop(pack_reset(0, error.code))
+        if self.handle is not None:
+            self.handle.cancel()
 
     def run(self) -> Service[None]:
         """Run the link until it has ended.

@@ -21,6 +21,7 @@ from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.neighbour_pool import NeighbourPool
+from tunnel.link.places import choose_loser, contested
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.link import Link, Serve
@@ -129,7 +130,7 @@ class LinkTable:
 
     def _connect_shared(self, peer: Descriptor, is_own: bool) -> Service[Refusal]:
         handle = self.dials.get(peer.node_id)
-        if is_own:
+        if handle is not None and is_own:
             self._own_dials.add(peer.node_id)
         if handle is None:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
@@ -144,6 +145,8 @@ class LinkTable:
             connect = self._connect(peer, lambda: peer.node_id in self._own_dials)
             handle = yield from self._node.scope.spawn(connect, name=f"{self._node.name} dial")
             self.dials[peer.node_id] = handle
+            if is_own:
+                self._own_dials.add(peer.node_id)
             handle.add_done_callback(lambda _: self._dial_ended(peer.node_id))
         return (yield from handle.join())
 
@@ -155,7 +158,7 @@ class LinkTable:
         """Dial and run the link. A refusal is returned, not raised: several services may wait for it."""
         node, pool = self._node, self.pool(peer.node_id)
         try:
-            self.check_room()
+            self._find_room(is_own=is_own(), is_dialled=True)
         except TableFull as error:
             return error
         pool.dial_begins()
@@ -175,7 +178,7 @@ class LinkTable:
                 return error
             raise
         try:
-            yield from self.adopt(result)
+            yield from self.adopt(result, is_own=is_own())
         except TableFull as error:
             return error
         return None
@@ -191,9 +194,11 @@ class LinkTable:
             self.pools[peer_id] = pool
         return pool
 
-    def adopt(self, result: HandshakeResult) -> Service[None]:
+    def adopt(self, result: HandshakeResult, *, is_own: bool = False) -> Service[None]:
         """Run a link after its handshake, in a separate service.
 
+        Args:
+            is_own: this node dialled it for a frame of its own.
         Raises:
             TableFull: all links of this node are in use.
         On error or cancellation: the socket is closed.
@@ -201,13 +206,16 @@ class LinkTable:
         node, peer_id = self._node, result.peer.node_id
         pool = self.pool(peer_id)
         try:
-            self._make_room()
+            loser = self._find_room(is_own=is_own, is_dialled=result.is_dialler)
         except TableFull:
             if result.is_dialler:
                 pool.dial_fails(node.now_s())
             result.socket.close()
             raise
-        link = Link(node, result, self._serve)
+        if loser is not None:
+            (loser.give_way if loser.streams else loser.retire)()
+        link = Link(node, result, self._serve, is_own=is_own)
+        link.known_since_s = min([link.known_since_s, *(each.known_since_s for each in pool.links)])
         if result.is_dialler:
             node.counters.links_dialled += 1
         else:
@@ -215,7 +223,7 @@ class LinkTable:
         pool.can_dial = bool(result.peer.addresses)
         pool.add(link, node.now_s(), is_dialler=result.is_dialler)
         try:
-            yield from node.scope.spawn(self._run(link), name=f"{node.name} link")
+            link.handle = yield from node.scope.spawn(self._run(link), name=f"{node.name} link")
         except BaseException:
             # Cancelled here, or the node is closing: no service has taken the link.
             pool.remove(link, node.now_s())
@@ -252,33 +260,35 @@ class LinkTable:
         for link in self:
             link.retire()
 
-    def check_room(self) -> None:
-        """Check that another link is possible: a place is free, or an idle link could be closed.
+    @property
+    def is_crowded(self) -> bool:
+        """Whether links that are ending exceed the limit by `half_open`: then nothing may begin."""
+        limits = self._node.limits
+        return len(self) >= limits.links + limits.half_open
+
+    def _find_room(self, *, is_own: bool, is_dialled: bool) -> Link | None:
+        """The link that makes room for a new one, see tunnel/link/places.py. None: a place is free.
 
         Nothing is closed yet: a peer without a proven identity must not be able to end the links of others.
 
+        Args:
+            is_own, is_dialled: the new link is dialled, and for this node itself. A dial for somebody else's
+                frame ends no busy link, and only one for itself ends idle links whose place is reserved.
         Raises:
             TableFull: all links are in use.
         """
-        limits = self._node.limits
-        if len(self) < limits.links:
-            return
-        # Links that are ending may exceed the limit, but only by `half_open`.
-        if not self._idle() or sum(link.is_retired for link in self) >= limits.half_open:
-            raise TableFull(f"all {limits.links} links of this node are in use")
-
-    def _make_room(self) -> None:
-        """At the limit, retire the idle link that was used longest ago. Raises TableFull: none is idle."""
-        limit = self._node.limits.links
-        if sum(not link.is_retired for link in self) < limit:
-            return
-        idle = self._idle()
-        if not idle:
+        node, limit = self._node, self._node.limits.links
+        live = [link for link in self if not link.is_retired]
+        if len(live) < limit and not self.is_crowded:
+            return None
+        losers = contested(live, limit, node.now_s())
+        if is_own:
+            losers = losers or live
+        if is_dialled:
+            losers = [link for link in losers if not link.streams]
+        if not losers or self.is_crowded:
             raise TableFull(f"all {limit} links of this node are in use")
-        min(idle, key=lambda link: link.used_s).retire()
-
-    def _idle(self) -> list[Link]:
-        return [link for link in self if not link.streams and not link.is_retired]
+        return choose_loser(losers, node.rng)
 
     def _run(self, link: Link) -> Service[None]:
         node = self._node
