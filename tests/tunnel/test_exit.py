@@ -25,6 +25,7 @@ from tunnel.established import Target, TargetKind
 from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import is_public
 from tunnel.services import Exit, ExitSettings
+from tunnel.services.exit import TUNNEL_LOOK_UPS
 
 PUBLIC, PUBLIC6 = "93.184.216.34", "2606:2800:220:1::1"
 
@@ -240,6 +241,41 @@ def test_slow_names_of_one_tunnel_do_not_hold_up_another(network: Dialled) -> No
     try:
         with Reactor() as reactor:
             assert run(reactor, service()) == [ErrorCode.TARGET_REFUSED] * 41
+    finally:
+        answered.set()
+    assert exit.open_connections == 0
+
+
+def test_a_look_up_counts_until_it_ends_also_when_its_connection_is_given_up(network: Dialled) -> None:
+    """Otherwise one tunnel would occupy the threads for look-ups of all."""
+    answered = threading.Event()
+    begun: list[str] = []
+
+    def look_up(name: str) -> list[str]:
+        if name == "slow.example":
+            begun.append(name)
+            answered.wait(PATIENCE_S)
+        return [PUBLIC]
+
+    exit = Exit(["allow *"], look_up=look_up)
+
+    def service() -> Service[list[ErrorCode]]:
+        for number in range(TUNNEL_LOOK_UPS):
+            given_up = yield Spawn(refused(exit, domain("slow.example")))
+            while len(begun) == number:
+                yield Sleep(0.001)
+            given_up.cancel()
+        waiting = yield Spawn(refused(exit, domain("slow.example")))
+        yield from passes(5)
+        codes = [(yield from refused(exit, domain("other.example"), tunnel=b"two"))]
+        assert len(begun) == TUNNEL_LOOK_UPS
+        answered.set()
+        codes.append((yield from waiting.join()))
+        return codes
+
+    try:
+        with Reactor() as reactor:
+            assert run(reactor, service()) == [ErrorCode.TARGET_REFUSED] * 2
     finally:
         answered.set()
     assert exit.open_connections == 0

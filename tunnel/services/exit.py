@@ -29,7 +29,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from reactor import Broken, Channel, ConnectError, Service, Signal, SocketStream, TimedOut, timeout_after
+from reactor import (
+    Broken,
+    Channel,
+    ConnectError,
+    Service,
+    Signal,
+    SocketStream,
+    Spawn,
+    TimedOut,
+    timeout_after,
+)
 from reactor.core.threads import LookUp
 from reactor.io.connecting import connect_addresses
 from tunnel.arguments import check_fields, setting
@@ -203,25 +213,34 @@ class Exit(StreamService):
             raise TargetNotAllowed("the rules of this exit do not allow the name")
         if name == "localhost" or name.endswith(".localhost"):
             return list(map(unmapped, _LOCALHOST))
-        try:
-            found = yield from self._look_up_in_turn(name, tunnel)
-        except Broken as error:
-            raise TableFull("no thread is free for a look-up") from error
-        except OSError as error:
-            raise PeerError("no address was found for the name", ErrorCode.TARGET_UNREACHABLE) from error
+        found = yield from self._look_up_in_turn(name, tunnel)
+        if isinstance(found, Broken):
+            raise TableFull("no thread is free for a look-up") from found
+        if isinstance(found, OSError):
+            raise PeerError("no address was found for the name", ErrorCode.TARGET_UNREACHABLE) from found
         return list(dict.fromkeys(map(unmapped, found)))
 
-    def _look_up_in_turn(self, name: str, tunnel: bytes) -> Service[Iterable[str]]:
+    def _look_up_in_turn(self, name: str, tunnel: bytes) -> Service[Iterable[str] | Broken | OSError]:
         """Look a name up when the tunnel has few look-ups under way; the others wait in order."""
         running = self._look_ups.setdefault(tunnel, Channel(TUNNEL_LOOK_UPS, "look-ups of a tunnel"))
         yield from running.send(None)
-        try:
-            found: Iterable[str] = yield LookUp(self._look_up, name)
-            return found
-        finally:
-            running.receive_nowait()
-            if not running:
-                del self._look_ups[tunnel]
+
+        def whole() -> Service[Iterable[str] | Broken | OSError]:
+            try:
+                found: Iterable[str] = yield LookUp(self._look_up, name)
+                return found
+            except (Broken, OSError) as error:
+                return error  # perhaps nobody waits for it any more
+            finally:
+                running.receive_nowait()
+                if not running:
+                    del self._look_ups[tunnel]
+
+        # A service of its own: a thread cannot be interrupted, so a connection that is given up must not let
+        # the tunnel occupy another one.
+        looking = yield Spawn(whole(), "look-up")
+        found: Iterable[str] | Broken | OSError = yield from looking.join()
+        return found
 
     def _is_allowed(self, name: str | None, address: IpAddress, port: int) -> bool:
         is_own = (
