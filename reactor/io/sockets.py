@@ -335,7 +335,8 @@ def _is_stale(path: str | os.PathLike[str]) -> bool:
 def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """A path that fits a socket address: for a long one, a path through its open folder.
 
-    System errors inside the context get the path, which they lack otherwise.
+    System errors inside the context get the path, which they lack otherwise. ENAMETOOLONG: the last part
+    alone does not fit.
     """
     check_type(path, str | os.PathLike, "path", "the path of a socket as text or Path")
     name = os.fspath(path)
@@ -348,8 +349,9 @@ def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
             descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             yield f"{_OPEN_FOLDERS}/{descriptor}/{last}"
     except OSError as error:
-        if error.errno is not None:
-            error.filename = name
+        if error.errno is None:  # Python's own, which has only a text
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name) from error
+        error.filename = name
         raise
     finally:
         if descriptor >= 0:

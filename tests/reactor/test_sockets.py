@@ -402,6 +402,20 @@ def test_unix_sockets_carry_bytes_and_are_the_owners_alone(
     run(reactor, service())
 
 
+def test_the_name_of_a_unix_socket_can_be_too_long(reactor: Reactor, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 120)
+
+    def service() -> Service[None]:
+        with pytest.raises(OSError, match=str(path)) as caught:
+            yield from connect_unix(path)
+        assert caught.value.errno == errno.ENAMETOOLONG
+        with pytest.raises(OSError, match=str(path)) as caught:
+            UnixListener(path, replace_stale=True)
+        assert caught.value.errno == errno.ENAMETOOLONG
+
+    run(reactor, service())
+
+
 def test_connecting_to_a_unix_socket_waits_while_the_backlog_is_full(fake: Reactor, tmp_path: Path) -> None:
     def service() -> Service[None]:
         with UnixListener(tmp_path / "socket", backlog=0) as listener:
