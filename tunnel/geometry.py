@@ -103,6 +103,11 @@ class Geometry:
         return max(4 * self.chunk_bytes, self.header_bytes + self.chunk_bytes)
 
     @property
+    def most_cover_bytes(self) -> int:
+        """Most bytes of chunks that a node takes from a frame that ends in DROP: four windows, 16 chunks."""
+        return 4 * self.window_bytes
+
+    @property
     def max_reply_blocks(self) -> int:
         """Most reply blocks in a message: at most 8, and 64 KiB."""
         return min(MAX_BLOCKS, MAX_BLOCKS_BYTES // self.reply_block_bytes)

@@ -100,9 +100,9 @@ def test_content_goes_by_the_best_profile_that_all_nodes_offer(
     names: set[str] = set()
     open_stream = LinkTable.open_stream
 
-    def watched(self: LinkTable, peer_id: bytes, profile: Profile) -> Service[Any]:
+    def watched(self: LinkTable, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Any]:
         names.add(profile.name)
-        return open_stream(self, peer_id, profile)
+        return open_stream(self, peer_id, profile, is_own=is_own)
 
     monkeypatch.setattr(LinkTable, "open_stream", watched)
     directory = StaticDirectory()

@@ -67,7 +67,7 @@ def sealed(
     return OPENSSL.layers.aead(KEY).seal(number.to_bytes(12, "big"), plain)
 
 
-MSG, END, PAD = (int(each) for each in (ChunkType.MSG, ChunkType.END, ChunkType.PAD))
+MSG, END, PAD, CHALLENGE = map(int, (ChunkType.MSG, ChunkType.END, ChunkType.PAD, ChunkType.CHALLENGE))
 NO_BLOCKS = bytes(4)
 
 
@@ -278,6 +278,42 @@ def test_a_chunk_of_another_message_under_the_same_key() -> None:
     assert read_all(behind, first)[0] == b"one"
     assert read_all(behind, second)[0] == b"two"
     assert isinstance(read_all(behind, second)[1], AuthenticationError)
+
+
+def test_a_challenge_is_kept_and_is_no_content() -> None:
+    front, wire = writer(), HostileWriter()
+    front.write_header(wire)
+    for nonce in (b"a" * 16, b"b" * 16):
+        assert front.write_into(wire, b"content") == 7
+        front.challenge(nonce)
+        front.flush_into(wire)
+    front.write_end(wire)
+    assert isinstance(refusal(bytes(wire.data)), Malformed), "a message without receipts"
+    behind = reader()
+    announced: list[int] = []
+    behind.on_challenge = lambda: announced.append(len(behind.challenges))
+    assert read_all(behind, bytes(wire.data))[:2] == (b"contentcontent", None)
+    assert behind.challenges == [b"a" * 16, b"b" * 16]
+    assert announced == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(CHALLENGE, b"n" * 16, False), (END, NO_BLOCKS, True)],
+        [(MSG, NO_BLOCKS, False), (CHALLENGE, b"n" * 15, False), (END, b"", True)],
+        [(MSG, NO_BLOCKS, False), *[(CHALLENGE, b"n" * 16, False)] * 2, (END, b"", True)],
+        [*[(MSG, NO_BLOCKS, False)] * 8, (END, b"", False), (CHALLENGE, b"n" * 16, True)],
+        [*[(MSG, NO_BLOCKS, False), (CHALLENGE, b"n" * 16, False)] * 9, (END, b"", True)],
+    ],
+    ids=["before content", "short", "two together", "after END", "nine without an answer"],
+)
+def test_a_challenge_in_a_wrong_place(chunks: list[tuple[int, bytes, bool]]) -> None:
+    behind = reader()
+    behind.on_challenge = lambda: None
+    error = read_all(behind, message_of(*chunks))[1]
+    assert isinstance(error, Malformed)
+    assert "CHALLENGE chunk" in str(error)
 
 
 def test_another_key_and_the_other_direction() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from readwrite_comp import WideBlockR
+from readwrite_comp import WideBlockR, WideBlockW
 from readwrite_comp.primitives import random_bytes as system_random_bytes
 from readwrite_comp.wideblock import WidePermutation
 from tunnel.arguments import member
@@ -342,6 +342,18 @@ class OnionCodec:
         ]
         key = end_to_end_key(reply_end_to_end_seed(slot.seed), Direction.FORWARD)
         return FrameR(layers, MessageR(profile, key, engine=self.engine))
+
+    def receipts_writer(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> FrameW:
+        """Alice's writer of receipts, on the backward half of a reply by block; it has no header."""
+        seeds = [reply_hop_seed(slot.seed, proxy) for proxy in range(ticket.proxies - 1, -1, -1)]
+        layers = [WideBlockW(permutation(profile, seed, Direction.BACKWARD, self.engine)) for seed in seeds]
+        key = end_to_end_key(reply_end_to_end_seed(slot.seed), Direction.BACKWARD)
+        return FrameW(b"", layers, MessageW(profile, key, engine=self.engine))
+
+    def receipts_reader(self, block: ReplyBlock) -> MessageR:
+        """Bob's reader of the receipts for a reply along `block`."""
+        key = end_to_end_key(block.end_to_end_seed, Direction.BACKWARD)
+        return MessageR(block.profile, key, engine=self.engine)
 
     def answered_query(self, head: MessageHead) -> bytes | None:
         """The id of the query that a message answers (mode `known-dest`); None: it is itself a query.

@@ -2,7 +2,8 @@
 
 A chunk is type 1 ‖ flags 1 ‖ sub-stream 2 ‖ length 2 ‖ data ‖ zero padding ‖ tag 16, C bytes in all, sealed
 with AES-256-GCM under a counter nonce. A message is a head and then content, in MSG chunks and exactly one
-END chunk. PAD chunks follow until the number of chunks is a PADMÉ bucket, and the final chunk is marked LAST.
+END chunk. CHALLENGE chunks between them ask the reader for receipts. PAD chunks follow until the number of
+chunks is a PADMÉ bucket, and the final chunk is marked LAST.
 The writer holds a full chunk back until more content comes, because the last chunk must be marked.
 
 `MessageW` and `MessageR` limit and encrypt in one step. `FrameW` and `FrameR` add the onion header and one
@@ -15,7 +16,7 @@ Source: docs/protocol.md, "Content chunk"; the hold-back follows age's STREAM (F
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from readwrite_comp import (
@@ -37,6 +38,7 @@ from tunnel.geometry import Profile, padme
 from tunnel.onion.message_head import MessageHead, head_bytes
 
 __all__ = [
+    "CHALLENGE_BYTES",
     "CHUNK_HEAD",
     "CHUNK_TAG_BYTES",
     "LAST_FLAG",
@@ -49,12 +51,17 @@ __all__ = [
 
 CHUNK_HEAD = struct.Struct(">BBHH")  # type, flags, sub-stream, length
 CHUNK_TAG_BYTES = 16
+CHALLENGE_BYTES = 16
+_MOST_CHALLENGES = 8  # unanswered: a writer waits for its receipts long before
 LAST_FLAG = 0x01
 _EMPTY_HEAD = MessageHead()
 
 
 class ChunkType(IntEnum):
-    """Type of a chunk. One-shot messages use the first three, established tunnels all but STATUS."""
+    """Type of a chunk.
+
+    One-shot messages use the first three and CHALLENGE, established tunnels all but STATUS and CHALLENGE.
+    """
 
     MSG = 1
     END = 2
@@ -66,6 +73,7 @@ class ChunkType(IntEnum):
     CLOSE = 8
     CREDIT = 9
     REKEY = 10
+    CHALLENGE = 11
 
 
 def _nonce(counter: int) -> bytes:
@@ -101,6 +109,12 @@ class MessageW(ExtWrite):
         self._filled = 0
         self._chunks = 0
         self._pads = 0
+        self._challenge = b""
+
+    def challenge(self, nonce: bytes) -> None:
+        """Ask the reader for a receipt: the next flush writes the nonce (16 bytes) behind all content."""
+        assert len(nonce) == CHALLENGE_BYTES
+        self._challenge = nonce
 
     def _start(self) -> None:
         self._begin()
@@ -122,6 +136,14 @@ class MessageW(ExtWrite):
     def _flush(self) -> None:
         if self._filled:
             self._seal(ChunkType.MSG)
+
+    def _push_flush(self, w: ByteWriter) -> None:
+        super()._push_flush(w)
+        if self._challenge:
+            self._fill(memoryview(self._challenge))
+            self._challenge = b""
+            self._seal(ChunkType.CHALLENGE)
+            self._owed.settle(w)
 
     def _finish(self) -> None:
         total = self._chunks + 1
@@ -161,6 +183,8 @@ class MessageR(ExtRead):
 
     Attributes:
         head: of the message whose header was read last.
+        challenges: read and not yet answered. The caller answers and removes them; too many are refused.
+        on_challenge: called for each; None: this message may have none.
     Raises (all of them sticky): AuthenticationError, Malformed, Truncated of `readwrite_comp`.
     """
 
@@ -171,6 +195,8 @@ class MessageR(ExtRead):
         self._aead = engine.layers.aead(key)
         self._capacity = profile.geometry.chunk_data_bytes
         self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
+        self.challenges: list[bytes] = []
+        self.on_challenge: Callable[[], None] | None = None
         self._taken = Take()
         self._counter = 0
         self.head = _EMPTY_HEAD
@@ -183,6 +209,7 @@ class MessageR(ExtRead):
         self._chunks = 0
         self._expected_chunks = 0  # known with the END chunk
         self._is_last = False
+        self._may_be_challenged = False  # by the next chunk: content has come since the last challenge
 
     def _read_header(self, r: ByteReader) -> None:
         try:
@@ -230,8 +257,10 @@ class MessageR(ExtRead):
         self._advance(chunk_type, is_last=bool(flags))
 
     def _advance(self, chunk_type: int, *, is_last: bool) -> None:
-        """Check the order: MSG* END PAD*, with as many PAD chunks as the bucket requires."""
-        if chunk_type == ChunkType.END and not self._expected_chunks:
+        """Check the order: (MSG+ CHALLENGE?)* END PAD*, with as many PAD chunks as the bucket requires."""
+        if chunk_type == ChunkType.CHALLENGE:
+            self._take_challenge()
+        elif chunk_type == ChunkType.END and not self._expected_chunks:
             self._expected_chunks = padme(self._chunks)
         elif chunk_type == ChunkType.PAD and self._expected_chunks:
             if self._content:
@@ -243,12 +272,28 @@ class MessageR(ExtRead):
         elif not self._content:
             # Useless to a writer, and a reader would read the next one within the same call.
             raise Malformed("MSG chunk without content")
+        else:
+            self._may_be_challenged = True
         if is_last != (self._chunks == self._expected_chunks):
             raise Malformed(
                 f"chunk {self._chunks} {'is' if is_last else 'is not'} marked last, "
                 f"{self._expected_chunks or 'an unknown number'} were expected"
             )
         self._is_last = is_last
+
+    def _take_challenge(self) -> None:
+        """Keep the challenge in this chunk. Content must stand between two, or a flood would cost nothing."""
+        if self.on_challenge is None or not self._may_be_challenged or self._expected_chunks:
+            raise Malformed("CHALLENGE chunk in a wrong place")
+        if len(self._content) != CHALLENGE_BYTES or len(self.challenges) == _MOST_CHALLENGES:
+            raise Malformed(
+                f"CHALLENGE chunk with {len(self._content)} bytes, expected {CHALLENGE_BYTES}; "
+                f"{len(self.challenges)} wait already, at most {_MOST_CHALLENGES} may"
+            )
+        self.challenges.append(bytes(self._content))
+        self._content = memoryview(b"")
+        self._may_be_challenged = False
+        self.on_challenge()
 
 
 class FrameW(ExtWrite):
@@ -265,7 +310,13 @@ class FrameW(ExtWrite):
     def __init__(self, header: bytes, layers: Sequence[WideBlockW], message: ExtWrite) -> None:
         super().__init__()
         self._header = header
+        self._message = message
         self._inner: ExtWrite = CompExtW(MultiWExt(list(layers)), message) if layers else message
+
+    def challenge(self, nonce: bytes) -> None:
+        """As `MessageW.challenge`; only for a frame whose message is one."""
+        assert isinstance(self._message, MessageW)
+        self._message.challenge(nonce)
 
     def reset(self) -> None:
         super().reset()
@@ -307,6 +358,11 @@ class FrameR(ExtRead):
     def head(self) -> MessageHead:
         """The head of the message whose header was read last."""
         return self._message.head
+
+    def take_challenges(self, on_challenge: Callable[[], None]) -> list[bytes]:
+        """Allow challenges: `MessageR.challenges`, which `on_challenge` announces."""
+        self._message.on_challenge = on_challenge
+        return self._message.challenges
 
     def reset(self) -> None:
         super().reset()

@@ -44,7 +44,8 @@ class CoverPlan:
     """A frame to send: a loop if its route ends at the sender, else a DROP frame.
 
     Attributes:
-        content_bytes: length of its content; zeros suffice, because no node can read them.
+        content_bytes: length of its content; zeros suffice, because no node can read them. `draw_cover` stays
+            within 16 chunks, because nodes take no more from a DROP frame.
     """
 
     route: Route
@@ -102,7 +103,11 @@ def draw_cover(
         now_s=now_s,
         rng=rng,
     )
-    return CoverPlan(route, sample.profile, max(0, sample.message_bytes - _HEAD_BYTES), is_loop)
+    geometry = sample.profile.geometry
+    # More than this the last node of a DROP frame refuses.
+    most_chunks = geometry.most_cover_bytes // geometry.chunk_bytes
+    message_bytes = min(sample.message_bytes, most_chunks * geometry.chunk_data_bytes)
+    return CoverPlan(route, sample.profile, max(0, message_bytes - _HEAD_BYTES), is_loop)
 
 
 def draw_gap_s(rng: random.Random, mean_s: float) -> float:

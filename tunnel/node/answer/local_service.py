@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from reactor import ReadYield, Service, UnexpectedEnd
 from reactor.core.requests import Request
-from tunnel.errors import ErrorCode, FrameTruncated, PeerError
+from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError
 from tunnel.established.keys import ChunkOpener
 from tunnel.node.answer.send_reply import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.frame_io import FrameReader, receive_reply
+from tunnel.node.query.frame_io import READ_BYTES, FrameReader, ReceiptWriter, receive_reply
 from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.carrying import tunnel_service
-from tunnel.node.waits import drain, idle_watch, run_with_guards
+from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType
@@ -134,6 +134,7 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
         yield from answer_service(node, IncomingQuery(stream, slot, frame, layer.head), reporter)
         return
     pending = _claim(node, ticket.query_id, ticket.number)
+    receipts = ReceiptWriter(stream, layer, node.codec.receipts_writer(slot, ticket, stream.profile))
 
     def receive() -> Service[None]:
         yield from receive_reply(
@@ -143,10 +144,11 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
             reporter,
             number=ticket.number,
             layer=layer,
+            receipts=receipts,
             node_id=node.descriptor.node_id,
         )
 
-    yield from run_with_guards(receive(), idle_watch([stream], node.limits.idle_s))
+    yield from run_with_guards(receive(), receipts.run(), idle_watch([stream], node.limits.idle_s))
 
 
 def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
@@ -157,6 +159,14 @@ def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
 
 
 def _drop(stream: Stream, reporter: Reporter) -> Service[None]:
-    """Consume cover traffic until its FIN."""
-    yield from drain(stream)
+    """Consume cover traffic until its FIN.
+
+    A limit, because the sender need not have the bytes: they may be a reply that another node sends along a
+    block that ends here.
+    """
+    most = stream.profile.geometry.most_cover_bytes
+    reader, scratch = ReadYield(stream), memoryview(bytearray(READ_BYTES))
+    while (yield from reader.readinto(scratch)):
+        if stream.content_in > most + stream.profile.geometry.header_bytes:
+            raise MalformedMessage(f"a frame that ends in DROP has more than {most} bytes of chunks")
     yield from reporter.succeed()

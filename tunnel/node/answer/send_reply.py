@@ -19,6 +19,7 @@ from readwrite_comp.errors import is_same_error, renewed
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
 from tunnel.modes import MODES, ReplyMode
+from tunnel.node.answer.receipts import Receipts
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, FrameWriter, start_frame
 from tunnel.node.query.request import routes_home
@@ -196,6 +197,8 @@ class _Replies:
         self.first_id: bytes | None = None
         self._writer: FrameWriter | None = None
         self._has_ended = False  # the end of the current reply is written
+        blocks = query.head.reply_blocks
+        self._receipts = Receipts([block.profile.geometry for block in blocks]) if blocks else None
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
         # The reason why the reply path is not open; raised again at each further write.
         self._failure: PeerError | None = None
@@ -220,14 +223,19 @@ class _Replies:
         if self._has_ended:
             raise LocalTunnelError("write after the end of the reply")
         if self.is_possible:
-            writer = yield from self._start()
-            yield from writer.write(view)
+            while view:
+                writer = yield from self._start()
+                room = len(view) if self._receipts is None else (yield from self._receipts.room())
+                yield from writer.write(view[:room])
+                view = view[room:]
 
     @needs_yield_from
     def flush(self) -> Service[None]:
         has_begun = self._writer is not None or self._failure is not None
         if self.is_possible and has_begun and not self._has_ended:
             writer = yield from self._start()
+            if self._receipts is not None:
+                yield from self._receipts.room()
             yield from writer.flush()
 
     @needs_yield_from
@@ -237,6 +245,8 @@ class _Replies:
         self._has_ended = True
         if self.is_possible:
             writer = yield from self._start()
+            if self._receipts is not None and self.remaining:
+                yield from self._receipts.before_end()
             yield from writer.finish()
             if not self._row.backward_content:
                 writer.stream.finish()
@@ -265,6 +275,8 @@ class _Replies:
     def _finish_one(self) -> Service[None]:
         yield from self.end()
         writer = yield from self._start()
+        if self._receipts is not None:
+            yield from self._receipts.finish()
         if not self._row.backward_content:
             status = yield from wait_status(writer.stream)
             # A reply block's status is opaque here: it is forwarded to Alice, who built the path.
@@ -313,6 +325,9 @@ class _Replies:
         self.first_id = frame.first_id
         writer = yield from start_frame(node, frame, is_own=False)
         query.moving.append(writer.stream)
+        if self._receipts is not None:
+            reader = node.codec.receipts_reader(query.head.reply_blocks[self.number])
+            self._receipts.begin(writer, FrameReader(writer.stream, reader))
         return writer
 
     def _frame(self) -> Service[OutgoingFrame]:

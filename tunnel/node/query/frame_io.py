@@ -22,11 +22,19 @@ from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.waits import with_timeout
 from tunnel.onion.codec import OutgoingFrame
-from tunnel.onion.message import FrameR
+from tunnel.onion.message import FrameR, FrameW, MessageW
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import ReplyBlock
 
-__all__ = ["READ_BYTES", "FrameReader", "FrameWriter", "receive_reply", "start_frame", "write_content"]
+__all__ = [
+    "READ_BYTES",
+    "FrameReader",
+    "FrameWriter",
+    "ReceiptWriter",
+    "receive_reply",
+    "start_frame",
+    "write_content",
+]
 
 T = TypeVar("T")
 
@@ -92,6 +100,12 @@ class FrameWriter:
         """Seal the current chunk, full or not."""
         yield from self._writer.call(self._layer.flush_into)
 
+    def challenge(self, nonce: bytes) -> Service[None]:
+        """Seal the current chunk if it has content, and ask the reader for a receipt."""
+        assert isinstance(self._layer, FrameW | MessageW)
+        self._layer.challenge(nonce)
+        yield from self.flush()
+
     def finish(self) -> Service[None]:
         """End the message and pad it. The caller sends FIN or more content."""
         yield from self._writer.call(self._layer.write_end)
@@ -134,6 +148,53 @@ def start_frame(node: NodeContext, frame: OutgoingFrame, *, is_own: bool) -> Ser
         stream.reset(ErrorCode.CANCELLED)
         raise
     return writer
+
+
+class ReceiptWriter:
+    """Alice's receipts for a reply, on the backward half of its stream; without a challenge nothing is sent.
+
+    A service of its own writes them, because a reader waits for content behind a challenge, and Bob for the
+    receipt.
+
+    Args:
+        reply: reads the reply. layer: writes the message with the receipts.
+    """
+
+    def __init__(self, stream: Stream, reply: FrameR, layer: FrameW) -> None:
+        self._writer = WriteYield(stream)
+        self._layer = layer
+        self._has_begun = self._is_over = False
+        self._changed = Signal()
+        self._ended = Signal()
+        self._challenges = reply.take_challenges(self._changed.set)
+
+    def run(self) -> Service[None]:
+        """Answer each challenge, until `finish`. Raises the errors of the stream."""
+        while True:
+            yield from self._answer()
+            if self._is_over:
+                break
+            yield self._changed
+        if self._has_begun:
+            yield from self._writer.call(self._layer.write_end)
+        self._ended.set()
+
+    def finish(self) -> Service[None]:
+        """After the end of the reply: wait until `run` has sent all receipts."""
+        self._is_over = True
+        self._changed.set()
+        yield self._ended
+
+    def _answer(self) -> Service[None]:
+        while self._challenges:
+            if not self._has_begun:
+                yield from self._writer.call(self._layer.write_header)
+                self._has_begun = True
+            receipt = memoryview(self._challenges.pop(0))
+            while receipt:
+                taken: int = yield from self._writer.call(self._layer.write_into, receipt)
+                receipt = receipt[taken:]
+            yield from self._writer.call(self._layer.flush_into)
 
 
 class FrameReader:
@@ -203,6 +264,7 @@ def receive_reply(
     *,
     number: int = 0,
     layer: FrameR | None = None,
+    receipts: ReceiptWriter | None = None,
     node_id: bytes = b"",
 ) -> Service[None]:
     """Read a reply to one of this node's queries into its sink and wake the query.
@@ -213,6 +275,7 @@ def receive_reply(
         reporter: reports success along Bob's reply path; None: the mode has none.
         number: of the reply, from 0.
         layer: has the message's head; its first reply block that this node (`node_id`) can use is kept.
+        receipts: shows Bob that the reply arrives; None: the mode has none.
     """
     is_whole = False
     frame.on_content_end = pending.content_ended
@@ -235,6 +298,8 @@ def receive_reply(
         if not is_whole:
             # Cancelled, for example by the idle watch. A block is used once, so no further reply can come.
             pending.fail(PeerError("the reply was abandoned before its end", ErrorCode.TIMEOUT))
+    if receipts is not None:
+        yield from receipts.finish()
     if reporter is not None:
         yield from reporter.succeed()
 
