@@ -35,15 +35,25 @@ _PATIENCE_S = 60.0
 
 
 class RawPeer:
-    """A client with a new identity, connected to `target`."""
+    """A client with a new identity, connected to `target`.
+
+    Args:
+        addresses: in its descriptor. It listens at none of them.
+    """
 
     def __init__(
-        self, target: Descriptor, engine: TunnelEngine, *, network_id: bytes = LOCAL_NETWORK_ID
+        self,
+        target: Descriptor,
+        engine: TunnelEngine,
+        *,
+        network_id: bytes = LOCAL_NETWORK_ID,
+        addresses: tuple[Address, ...] = (),
     ) -> None:
         self.keys = NodeKeys.generate(time.time())
         self.engine = engine
         self._target = target
         self._network_id = network_id
+        self._addresses = addresses
         address: Address = target.addresses[0]
         self._socket = socket.create_connection((address.host, address.port), timeout=_PATIENCE_S)
         # Otherwise the kernel delays small records, and the records of two peers arrive out of order.
@@ -66,7 +76,7 @@ class RawPeer:
             network_id=self._network_id,
             link_private=self.keys.link_private(self.engine),
             remote_link_key=self._target.link_key,
-            descriptor=self.keys.descriptor((), time.time(), self.engine),
+            descriptor=self.keys.descriptor(self._addresses, time.time(), self.engine),
             settings=Settings.make(time.time(), (2,)),
             engine=self.engine,
         )

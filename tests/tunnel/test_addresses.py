@@ -152,11 +152,16 @@ def test_ranges_may_come_as_a_list() -> None:
 
 
 def test_the_source_that_an_entry_is_charged_to() -> None:
-    lan, public = at("10.8.3.1"), at("1.2.3.4")
-    for each, host in ((lan, ""), (public, "10.8.3.1"), (public, "::ffff:10.8.3.1")):
-        assert LAN.source(each, host) == bytes([10, 8, 3, 1])
-    assert LAN.source(public, "") == LAN.source(lan, "1.2.9.9") == b"4\x01\x02"
-    assert LOCAL.source(public, "1.2.3.4") == LAN.source(at(), "") == b"i" * 32
+    """The network of the real address; where all are in one the address, or the id of one that answers."""
+    one, other = b"1" * 32, b"2" * 32
+    for is_dialled in (False, True):
+        for host in ("10.8.3.1", "::ffff:10.8.3.1"):
+            assert LAN.source(one, host, is_dialled=is_dialled) == bytes([52, 10, 8, 3, 1])
+        assert LAN.source(one, "1.2.3.4", is_dialled=is_dialled) == b"4\x01\x02"
+        assert PUBLIC.source(one, "2600:1:2::1", is_dialled=is_dialled) == b"6" + bytes([0x26, 0, 0, 1])
+    assert LOCAL.source(one, "127.0.0.1", is_dialled=True) == one
+    strangers = {LOCAL.source(each, "127.0.0.1", is_dialled=False) for each in (one, other)}
+    assert strangers == {bytes([52, 127, 0, 0, 1])}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The learning directory: entries are bounded and verified, and never evict more valuable ones."""
+"""The learning directory: what is told is bounded and verified, and counts when this node has dialled."""
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.tunnel.helpers import NOW_S, OPENSSL, make_keys
 from tunnel.directory import ExchangeDirectory
-from tunnel.directory.exchange import MAX_DESCRIPTORS, ExchangeMessage
+from tunnel.directory.exchange import MAX_DESCRIPTORS, PER_NETWORK, ExchangeMessage
+from tunnel.directory.hearsay import LIFE_S, PER_SOURCE
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
 from tunnel.link.cells import MAX_EXCHANGE_BYTES
@@ -19,6 +21,7 @@ from tunnel.routing.addresses import LOCAL
 
 ME = b"me" * 16
 LIMIT = 12
+sources = st.sampled_from([b"a", b"b"])
 
 
 @cache
@@ -29,6 +32,10 @@ def described(number: int, later_s: int = 0) -> Descriptor:
 
 def learn(directory: ExchangeDirectory, *told: Descriptor, source: bytes = b"s", now_s: float = NOW_S) -> int:
     return directory.learn([each.signed for each in told], source=source, own_id=ME, now_s=now_s)
+
+
+def reach(directory: ExchangeDirectory, peer: Descriptor, *, host: str = "", now_s: float = NOW_S) -> None:
+    directory.reached(peer, host or peer.addresses[0].host, own_id=ME, now_s=now_s)
 
 
 def make(limit: int = 4096) -> ExchangeDirectory:
@@ -91,7 +98,7 @@ def test_of_equal_numbers_the_nodes_own_descriptor_wins() -> None:
     one, two = (keys.descriptor((Address("60.1.1.1", port),), NOW_S, OPENSSL, sequence=7) for port in (1, 2))
     learn(directory, one)
     assert learn(directory, two) == 0
-    directory.saw(two, own_id=ME, now_s=NOW_S)
+    directory.presented(two, source=b"s", own_id=ME, now_s=NOW_S)
     assert directory.lookup(one.node_id) == two
 
 
@@ -121,103 +128,169 @@ def test_a_forged_entry_is_refused_and_the_earlier_ones_are_kept(at: int) -> Non
 def test_expired_entries_go_and_configured_ones_stay() -> None:
     directory = make()
     directory.publish(described(1))
-    learn(directory, described(2), described(3, 3600))
+    for each in (described(2), described(3, 3600)):
+        reach(directory, each)
     directory.expire(described(2).expiry)
     assert {each.node_id for each in directory} == {described(1).node_id, described(3).node_id}
 
 
 def test_what_is_sent_to_a_neighbour() -> None:
+    """Its own descriptor, and nodes that it has reached or that its user configured: no hearsay."""
     directory, own, to = make(), described(0), described(9)
     directory.publish(own)
+    directory.publish(described(5))
     directory.publish(make_keys("hidden").descriptor((), NOW_S, OPENSSL))
-    learn(directory, to, *(described(number) for number in range(1, 5)))
+    learn(directory, *(described(number) for number in range(20, 60)))
+    directory.presented(described(19), source=b"s", own_id=ME, now_s=NOW_S)
+    for each in (to, *(described(number) for number in range(1, 5))):
+        reach(directory, each)
     told = set(directory.offer(own, to=to.node_id, now_s=NOW_S))
-    assert told == {described(number).signed for number in range(5)}
+    assert told == {described(number).signed for number in range(6)}
     assert directory.offer(own, to=to.node_id, now_s=own.expiry + 9) == (own.signed,)
     client = make_keys("client").descriptor((), NOW_S, OPENSSL)
     assert client.signed not in directory.offer(client, to=to.node_id, now_s=NOW_S)
 
 
-def test_half_of_the_exchanged_peers_have_been_linked() -> None:
-    directory, own = make(limit=200), described(0)
-    proven = [described(number) for number in range(1, 6)]
-    for each in proven:
-        directory.saw(each, own_id=own.node_id, now_s=NOW_S)
-        directory.lost(each.node_id)
-    learn(directory, *(described(number) for number in range(6, 80)), source=b"flood")
-    sure = {each.signed for each in proven}
-    for _ in range(20):
-        told = directory.offer(own, to=ME, now_s=NOW_S)
-        assert len(told) == len(set(told)) == 8
-        assert len(sure & set(told)) >= 3
+def test_only_what_was_dialled_is_drawn_from() -> None:
+    directory = make()
+    learn(directory, described(1))
+    directory.presented(described(2), source=b"s", own_id=ME, now_s=NOW_S)
+    assert {each.node_id for each in directory} == {described(1).node_id, described(2).node_id}
+    assert directory.sample() == []
+    reach(directory, described(1))
+    assert directory.sample() == [described(1)]
+    assert not directory.is_hearsay(described(1).node_id)
+
+
+def test_a_newer_descriptor_of_a_reached_node_counts_only_at_the_same_place() -> None:
+    """Otherwise one machine would stand for addresses all over the world, one after the other."""
+    directory, keys = make(), make_keys("mover")
+
+    def at(host: str, later_s: int) -> Descriptor:
+        return keys.descriptor((Address(host, 1),), NOW_S + later_s, OPENSSL)
+
+    first, same, moved = at("60.1.1.1", 0), at("60.1.1.1", 1), at("70.1.1.1", 2)
+    reach(directory, first)
+    assert learn(directory, same) == 1
+    assert directory.sample() == [same]
+    assert learn(directory, moved) == 1
+    assert directory.sample() == []
+    assert directory.lookup(moved.node_id) == moved
+    reach(directory, same, host="60.1.1.1")
+    assert directory.sample() == [], "that dial was to the old place"
+    reach(directory, moved)
+    assert directory.sample() == [moved]
+
+
+def test_one_network_has_a_few_places() -> None:
+    """The address that answered counts, not those that the node has only signed."""
+    directory = make()
+    crowd = [
+        make_keys(f"crowd {number}").descriptor(
+            (Address("60.1.0.9", 1), Address("61.1.1.1", 1)), NOW_S, OPENSSL
+        )
+        for number in range(3 * PER_NETWORK)
+    ]
+    for each in crowd:
+        learn(directory, each)
+        reach(directory, each, host="60.1.0.9")
+    assert len(directory.sample()) == PER_NETWORK
+    honest = make_keys("honest").descriptor((Address("61.1.2.3", 1),), NOW_S, OPENSSL)
+    reach(directory, honest)
+    assert honest in directory.sample()
+    late = make_keys("late").descriptor((Address("60.1.7.7", 1),), NOW_S, OPENSSL)
+    learn(directory, late)
+    while (drawn := directory.next_to_dial()) is not None:
+        assert drawn != late, "its network is full: not even dialled"
+
+
+def test_a_full_table_keeps_what_was_reached() -> None:
+    directory = make(limit=LIMIT)
+    for number in range(LIMIT):
+        reach(directory, described(number))
+    for number in range(LIMIT, 3 * LIMIT):
+        learn(directory, described(number))
+        reach(directory, described(number))
+    assert {each.node_id for each in directory.sample()} == {described(n).node_id for n in range(LIMIT)}
+
+
+def test_what_a_full_source_tells_is_not_verified() -> None:
+    """So the work for a stranger is bounded like the table."""
+    directory = make()
+    learn(directory, *(described(number) for number in range(PER_SOURCE + 2)), source=b"flood")
+    forged = bytearray(described(500).signed)
+    forged[-1] ^= 1
+    assert directory.learn([bytes(forged)], source=b"flood", own_id=ME, now_s=NOW_S) == 0
+    with pytest.raises(DescriptorError):
+        directory.learn([bytes(forged)], source=b"other", own_id=ME, now_s=NOW_S)
 
 
 class _Flood(RuleBasedStateMachine):
-    """Sources send any descriptors; the model knows the configured and the linked nodes."""
+    """Sources tell of any nodes; the model knows what was configured, dialled and told, and when."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = make(limit=LIMIT)
-        self.configured: set[int] = set()
-        self.linked: list[int] = []
-        self.newest: dict[int, int] = {}
-
-    def _note(self, number: int, later_s: int) -> None:
-        self.newest[number] = max(later_s, self.newest.get(number, 0))
+        self.now_s = NOW_S
+        self.configured: set[bytes] = set()
+        self.dialled: set[bytes] = set()
+        self.told_s: dict[bytes, float] = {}
 
     @rule(number=st.integers(0, 3), later_s=st.integers(0, 2))
     def configure(self, number: int, later_s: int) -> None:
         self.directory.publish(described(number, later_s))
-        self.configured.add(number)
-        self._note(number, later_s)
+        self.configured.add(described(number).node_id)
 
-    @rule(
-        numbers=st.lists(st.integers(0, 40), max_size=8),
-        later_s=st.integers(0, 2),
-        source=st.sampled_from("ab"),
-    )
-    def tell(self, numbers: list[int], later_s: int, source: str) -> None:
-        learn(self.directory, *(described(number, later_s) for number in numbers), source=source.encode())
-        for number in numbers:
-            self._note(number, later_s)
+    @rule(numbers=st.lists(st.integers(0, 250), max_size=60), later_s=st.integers(0, 2), source=sources)
+    def tell(self, numbers: list[int], later_s: int, source: bytes) -> None:
+        told = [described(number, later_s) for number in numbers]
+        learn(self.directory, *told, source=source, now_s=self.now_s)
+        for each in told:
+            self.told_s[each.node_id] = self.now_s
 
-    @rule(number=st.integers(30, 36))
-    def link(self, number: int) -> None:
-        if len(set(self.linked) | {number}) < LIMIT // 2:
-            self.directory.saw(described(number), own_id=ME, now_s=NOW_S)
-            self.linked.append(number)
-            self._note(number, 0)
+    @rule(number=st.integers(0, 250), later_s=st.integers(0, 2), source=sources)
+    def present(self, number: int, later_s: int, source: bytes) -> None:
+        each = described(number, later_s)
+        self.directory.presented(each, source=source, own_id=ME, now_s=self.now_s)
+        self.told_s[each.node_id] = self.now_s
+
+    @rule(number=st.integers(0, 250))
+    def dial(self, number: int) -> None:
+        reach(self.directory, described(number), now_s=self.now_s)
+        self.dialled.add(described(number).node_id)
 
     @rule()
-    def unlink(self) -> None:
-        if self.linked:
-            self.directory.lost(described(self.linked.pop()).node_id)
+    def dial_what_is_due(self) -> None:
+        drawn = self.directory.next_to_dial()
+        if drawn is not None:
+            assert self.directory.is_hearsay(drawn.node_id)
+            reach(self.directory, drawn, now_s=self.now_s)
+            self.dialled.add(drawn.node_id)
+
+    @rule(seconds=st.sampled_from([1, 200, LIFE_S]))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.directory.expire(self.now_s)
 
     @invariant()
     def holds(self) -> None:
-        known = {each.node_id: each for each in self.directory}
-        assert len(known) == len(self.directory) <= LIMIT + len(self.configured)
-        for number in {*self.configured, *self.linked}:
-            assert described(number).node_id in known
-        for number in self.configured:
-            assert (
-                known[described(number).node_id].sequence <= described(number, self.newest[number]).sequence
-            )
-        sources = self.directory.entries_by_source
-        assert sum(sources.values()) == len(self.directory.learned)
-        assert all(sources.values())
+        known = {each.node_id for each in self.directory}
+        drawn_from = {each.node_id for each in self.directory.sample()}
+        assert len(known) == len(self.directory)
+        assert self.configured <= drawn_from <= self.configured | self.dialled
+        assert len(drawn_from - self.configured) <= LIMIT
+        networks = Counter(peer.addresses[0].host for peer in self.directory.sample())
+        for peer in self.directory.sample():
+            if peer.node_id in self.configured:
+                networks[peer.addresses[0].host] -= 1
+        assert max(networks.values(), default=0) <= PER_NETWORK
+        hearsay = known - drawn_from
+        assert all(self.directory.is_hearsay(node_id) for node_id in hearsay)
+        assert len(hearsay) <= PER_SOURCE * 2 * 2, "two sources, and what they presented themselves"
+        assert all(self.now_s - self.told_s[node_id] < LIFE_S for node_id in hearsay)
+        offered = self.directory.offer(described(0), to=ME, now_s=self.now_s)
+        assert {Descriptor.peek_id(signed) for signed in offered} <= drawn_from | {described(0).node_id}
 
 
 TestFlood = _Flood.TestCase
-TestFlood.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-
-
-def test_a_flooder_evicts_only_its_own_entries() -> None:
-    directory = make(limit=LIMIT)
-    honest = [described(number) for number in range(4)]
-    learn(directory, *honest, source=b"honest")
-    for number in range(100, 200):
-        learn(directory, described(number), source=b"flood")
-    known = {each.node_id for each in directory}
-    assert len(known) == LIMIT
-    assert {each.node_id for each in honest} <= known
+TestFlood.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

@@ -29,7 +29,7 @@ from tunnel.errors import NodeNotRunning
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.node import Node
-from tunnel.running import ConfiguredNode, Peers, load_peers, make_node, settle
+from tunnel.running import ConfiguredNode, Peers, load_peers, make_node, reach_some, settle
 
 __all__ = ["CLIENT_FILE", "ClientNode", "ConnectedNode", "connect", "is_client", "running_node"]
 
@@ -142,6 +142,7 @@ class ClientNode(EnteredOnce):
                 serving.result()
 
             stack.callback(leave)
+            thread.submit(reach_some(self.node, self.directory), name="first peers").result()
             self._stack = stack.pop_all()
         node = self.node
         self.id, self.reactor, self.pid = node.id, node.reactor, os.getpid()

@@ -196,7 +196,8 @@ class DhtDirectory(ExchangeDirectory):
         for done in ends:
             done.wait(max(0.0, ends_s - self._now_s()))
         news = 0
-        for signed in list(values):
+        # In a new order each time: any node may store values, and there is not room for all at once.
+        for signed in self._rng.sample(sorted(values), len(values)):
             try:
                 news += self.learn((signed,), source=_SOURCE, own_id=b"", now_s=self._wall_clock())
             except DescriptorError as error:

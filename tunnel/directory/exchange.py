@@ -1,19 +1,18 @@
-"""The directory that learns from neighbours (peer exchange): a bounded table without sockets or clocks.
+"""The directory that learns from neighbours (peer exchange): bounded tables without sockets or clocks.
 
-Published descriptors (this node's own, and the configured ones) are trusted and never evicted. Learned ones
-are bounded. When the table is full, an entry is evicted by these rules:
+It holds three kinds of nodes:
 
-* Never a node that is currently linked. A node that was linked once (`proven`) only if such nodes fill more
-  than half of the table, the one seen longest ago first: each has cost its owner a machine and a handshake.
-* Each entry is charged to the source that sent it first (a neighbour, or its network). Otherwise a random
-  entry of the source with the most entries goes: a neighbour that floods the table with free identities
-  displaces its own.
-* Random and not oldest first: with a known order a flooder would know when the honest entries are gone.
+* **published**: this node's own descriptor, and those that its user configured. Trusted, never dropped.
+* **reached**: this node has dialled them, and their handshake has proven their keys at that address. They are
+  kept over new ones, and expire with their descriptors. One network may have only `PER_NETWORK` of them:
+  identities are free, also for an attacker with one real machine.
+* **heard of**: everything else (hearsay.py), for some minutes. A node that has dialled this one is heard of
+  too: its keys are proven, its address is not.
 
-A flood thus makes the unproven half of the table less useful, and isolates no node. Half of each sent message
-is drawn from proven nodes, so that false entries spread more slowly than true ones.
-Source: docs/routes.md, "Peer exchange"; the model is the tried and new tables of Bitcoin's address manager
-(Heilman et al. 2015).
+Routes, guards and links ahead are drawn from the first two kinds (`sample`), and only these are passed on. So
+nobody can spread invented nodes, and each node finds out for itself: `seek_peers` in tunnel/node/links dials
+what was heard of, a few a minute. Source: docs/routes.md, "Peer exchange"; the model is the tried and new
+tables of Bitcoin's address manager (Heilman et al. 2015).
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ import random
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tunnel.arguments import checked_count
 from tunnel.crypto.primitives import TunnelEngine
+from tunnel.directory.hearsay import Hearsay
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, MIN_DESCRIPTOR_BYTES, Descriptor
 from tunnel.routing.addresses import PUBLIC, AddressRules
 
-__all__ = ["MAX_DESCRIPTORS", "ExchangeDirectory", "ExchangeMessage"]
+__all__ = ["MAX_DESCRIPTORS", "PER_NETWORK", "ExchangeDirectory", "ExchangeMessage"]
 
 
 # The payload of PEER-EXCHANGE: signed descriptors, and whether a message in return is wanted.
@@ -94,14 +94,15 @@ def _split(body: bytes, count: int) -> Sequence[bytes]:
     return found
 
 
-_LIMIT: Final = 4096  # learned descriptors; about 2 KiB each
+PER_NETWORK: Final = 4
+"""Reached nodes of one network (/16 of IPv4, /32 of IPv6)."""
+_LIMIT: Final = 4096  # reached nodes; about 2 KiB each
 
 
 @dataclass(slots=True)
-class _Learned:
+class _Reached:
     descriptor: Descriptor
-    source: bytes
-    is_proven: bool = False
+    network: bytes | None  # of the address that answered; None: it distinguishes no owners
 
 
 class ExchangeDirectory:
@@ -111,8 +112,8 @@ class ExchangeDirectory:
         configured: verified descriptors to begin with. One reachable node is enough.
         engine: verifies signatures.
         rules: the address rules of this node: nodes that it may not dial are not learned.
-        limit: of learned descriptors.
-        rng: draws samples, and which unproven entries are evicted.
+        limit: of reached nodes.
+        rng: draws samples, and which nodes are dialled.
     """
 
     def __init__(
@@ -130,56 +131,65 @@ class ExchangeDirectory:
         self._limit = checked_count(limit, "limit", least=1)
         self._lock = threading.Lock()  # routes are drawn in their callers' threads
         self._published: dict[bytes, Descriptor] = {}
-        self.learned: dict[bytes, _Learned] = {}
-        self.entries_by_source: Counter[bytes] = Counter()
-        self._linked: Counter[bytes] = Counter()
+        self._reached: dict[bytes, _Reached] = {}
+        self._by_network: Counter[bytes | None] = Counter()
+        self._heard = Hearsay(self._rng)
         for descriptor in configured:
             self.publish(descriptor)
 
     # -- the four methods ------------------------------------------------------------------------------
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Add a verified descriptor that is never evicted; see `Directory`."""
+        """Add a verified descriptor that is never dropped; see `Directory`."""
+        node_id = descriptor.node_id
         with self._lock:
-            known = self._find(descriptor.node_id)
+            known = self._find(node_id)
             newest = descriptor if known is None or descriptor.sequence >= known.sequence else known
-            self._remove(descriptor.node_id)
-            self._published[descriptor.node_id] = newest
+            self._forget_reached(node_id)
+            self._heard.remove(node_id)
+            self._published[node_id] = newest
 
     def lookup(self, node_id: bytes) -> Descriptor | None:
-        """The descriptor of a node; None: unknown."""
+        """The descriptor of a node, also of one only heard of; None: unknown."""
         with self._lock:
             return self._find(node_id)
 
     def sample(self, count: int | None = None) -> list[Descriptor]:
-        """Up to `count` descriptors, drawn uniformly; by default all."""
+        """Up to `count` published and reached nodes, drawn uniformly; by default all."""
         with self._lock:
-            every = [*self._published.values(), *(entry.descriptor for entry in self.learned.values())]
+            every = [*self._published.values(), *(entry.descriptor for entry in self._reached.values())]
         return every if count is None or count >= len(every) else self._rng.sample(every, count)
-
-    def is_configured(self, node_id: bytes) -> bool:
-        """Whether the node was published, not learned."""
-        return node_id in self._published
 
     def close(self) -> None:
         """Does nothing: no background work."""
 
     def __len__(self) -> int:
-        return len(self._published) + len(self.learned)
+        return len(self._published) + len(self._reached) + len(self._heard)
 
     def __iter__(self) -> Iterator[Descriptor]:
-        return iter(self.sample())
+        """All known nodes, also those only heard of."""
+        with self._lock:
+            heard = list(self._heard)
+        return iter([*self.sample(), *heard])
 
-    # -- descriptors from neighbours -------------------------------------------------------------------
+    def is_configured(self, node_id: bytes) -> bool:
+        """Whether the node was published, not learned."""
+        return node_id in self._published
+
+    def is_hearsay(self, node_id: bytes) -> bool:
+        """Whether the node was only heard of."""
+        return node_id in self._heard
+
+    # -- what others tell ------------------------------------------------------------------------------
 
     def learn(
         self, signed_descriptors: Iterable[bytes], *, source: bytes, own_id: bytes, now_s: float
     ) -> int:
-        """Add signed descriptors from a neighbour.
+        """Hear of nodes: signed descriptors from a neighbour.
 
         Args:
             signed_descriptors: not verified yet.
-            source: charged for them: the neighbour's id or network.
+            source: charged for them: the neighbour's network, see `AddressRules.source`.
             own_id: this node, whose descriptors are ignored.
             now_s: the wall clock.
         Returns:
@@ -190,125 +200,139 @@ class ExchangeDirectory:
         """
         news = 0
         for signed in signed_descriptors:
-            if self._is_known(signed):
+            if self._is_useless(signed, source):
                 continue  # avoids verifying the signature, the main cost
             descriptor = Descriptor.parse(signed, self._engine)
-            news += self._take(descriptor, source, own_id, now_s, is_newest=False)
+            with self._lock:
+                known = self._find(descriptor.node_id)
+                is_newer = known is None or descriptor.sequence > known.sequence
+                if is_newer and self._may_know(descriptor, own_id, now_s):
+                    news += self._hear(descriptor, source, now_s)
         return news
 
-    def saw(self, descriptor: Descriptor, *, own_id: bytes, now_s: float) -> None:
-        """A link with this node has begun: it is alive, and has sent its descriptor itself."""
+    def presented(self, descriptor: Descriptor, *, source: bytes, own_id: bytes, now_s: float) -> None:
+        """A node has dialled this one and sent its descriptor. Its keys are proven, its address is not."""
         with self._lock:
-            self._linked[descriptor.node_id] += 1
-        # Of two descriptors of the same second the one that the node itself presents is the later.
-        self._take(descriptor, descriptor.node_id, own_id, now_s, is_newest=True)
-        with self._lock:
-            entry = self.learned.get(descriptor.node_id)
-            if entry is not None:
-                entry.is_proven = True
-                # Moved to the end: proven entries are in the order of last contact.
-                self.learned[descriptor.node_id] = self.learned.pop(descriptor.node_id)
+            known = self._find(descriptor.node_id)
+            # Of two descriptors of the same second the one that the node itself presents is the later.
+            is_newest = known is None or descriptor.sequence >= known.sequence
+            if not is_newest or not self._may_know(descriptor, own_id, now_s):
+                return
+            # Dialled soon, whatever others tell: its turn comes beside theirs, even if it was dialled before.
+            self._heard.remove(descriptor.node_id)
+            self._hear(descriptor, b"itself " + source, now_s)
 
-    def lost(self, node_id: bytes) -> None:
-        """A link with this node has ended."""
+    def expire(self, now_s: float) -> None:
+        """Drop learned descriptors that have expired, and hearsay of some minutes ago."""
         with self._lock:
-            self._linked[node_id] -= 1
-            if self._linked[node_id] <= 0:
-                del self._linked[node_id]
+            for node_id, entry in list(self._reached.items()):
+                if entry.descriptor.expiry <= now_s:
+                    self._forget_reached(node_id)
+            self._heard.expire(now_s)
+
+    # -- what this node finds out ----------------------------------------------------------------------
+
+    def next_to_dial(self, preferred: Collection[bytes] = ()) -> Descriptor | None:
+        """A node only heard of, to be dialled now; None: all of them have been.
+
+        Args:
+            preferred: ids of nodes that are drawn before others.
+        """
+        with self._lock:
+            while (drawn := self._heard.draw(preferred)) is not None:
+                places = self._rules.dialable(drawn.addresses)
+                if any(self._has_room(self._rules.owner(place.host)) for place in places):
+                    return drawn
+        return None
+
+    @property
+    def undialled(self) -> int:
+        """Number of nodes only heard of that this node has not dialled."""
+        with self._lock:
+            return self._heard.undrawn
+
+    def reached(self, descriptor: Descriptor, host: str, *, own_id: bytes, now_s: float) -> None:
+        """This node has dialled a node at `host`, and the handshake has proven its keys."""
+        node_id, network = descriptor.node_id, self._rules.owner(host)
+        with self._lock:
+            known = self._find(node_id)
+            if known is not None and known.sequence > descriptor.sequence:
+                if not _is_same_place(known, descriptor):
+                    return  # it has moved meanwhile
+                descriptor = known
+            if not self._may_know(descriptor, own_id, now_s) or node_id in self._published:
+                return
+            if node_id not in self._reached and self._has_room(network):
+                self._heard.remove(node_id)
+                self._reached[node_id] = _Reached(descriptor, network)
+                self._by_network[network] += 1
+
+    # -- what this node tells --------------------------------------------------------------------------
 
     def offer(self, own: Descriptor, *, to: bytes, now_s: float) -> tuple[bytes, ...]:
         """Descriptors for a neighbour: this node's own, if it is listed, and random others.
 
-        Never unlisted or expired ones, nor the neighbour's own.
+        Only nodes that this node has reached or that its user configured. Never unlisted or expired ones, nor
+        the neighbour's own.
         """
-        with self._lock:
-            entries = list(self.learned.values())
-            published = list(self._published.values())
-        proven = published + [entry.descriptor for entry in entries if entry.is_proven]
-        unproven = [entry.descriptor for entry in entries if not entry.is_proven]
         mine = [own] if not own.unlisted else []
-        room = MAX_DESCRIPTORS - len(mine)
-        sure, rest = (
-            [peer for peer in kind if self._may_pass_on(peer, now_s, {own.node_id, to})]
-            for kind in (proven, unproven)
-        )
-        drawn = self._rng.sample(sure, min(len(sure), max(room // 2, room - len(rest))))
-        drawn += self._rng.sample(rest, min(len(rest), room - len(drawn)))
+        others = [
+            peer
+            for peer in self.sample()
+            if not peer.unlisted and peer.expiry > now_s and peer.node_id not in (own.node_id, to)
+        ]
+        drawn = self._rng.sample(others, min(len(others), MAX_DESCRIPTORS - len(mine)))
         return tuple(peer.signed for peer in (*mine, *drawn))
 
-    def expire(self, now_s: float) -> None:
-        """Drop learned descriptors that have expired."""
-        with self._lock:
-            for node_id in [
-                node_id for node_id, entry in self.learned.items() if entry.descriptor.expiry <= now_s
-            ]:
-                self._remove(node_id)
-
-    # -- parts -----------------------------------------------------------------------------------------
-
-    def _may_pass_on(self, peer: Descriptor, now_s: float, neither: set[bytes]) -> bool:
-        return not peer.unlisted and peer.expiry > now_s and peer.node_id not in neither
+    # -- parts, with the lock held ---------------------------------------------------------------------
 
     def _find(self, node_id: bytes) -> Descriptor | None:
-        entry = self.learned.get(node_id)
-        return self._published.get(node_id) if entry is None else entry.descriptor
+        entry = self._reached.get(node_id)
+        if entry is not None:
+            return entry.descriptor
+        return self._published.get(node_id) or self._heard.get(node_id)
 
-    def _is_known(self, signed: bytes) -> bool:
+    def _is_useless(self, signed: bytes, source: bytes) -> bool:
+        """Whether a descriptor is known already, or of an unknown node for which its source has no room."""
         try:
             node_id = Descriptor.peek_id(signed)
         except DescriptorError:
             return False
-        known = self.lookup(node_id)
-        return known is not None and known.signed == signed
-
-    def _take(
-        self, descriptor: Descriptor, source: bytes, own_id: bytes, now_s: float, *, is_newest: bool
-    ) -> int:
-        node_id = descriptor.node_id
-        is_reachable = bool(self._rules.dialable(descriptor.addresses))
-        if node_id == own_id or descriptor.unlisted or descriptor.expiry <= now_s or not is_reachable:
-            return 0
         with self._lock:
             known = self._find(node_id)
-            if known is not None and descriptor.sequence < known.sequence + (not is_newest):
-                return 0
-            if node_id in self._published:
-                self._published[node_id] = descriptor
-            elif node_id in self.learned:
-                self.learned[node_id].descriptor = descriptor
-            elif not self._make_room():
-                return 0
-            else:
-                self.learned[node_id] = _Learned(descriptor, source)
-                self.entries_by_source[source] += 1
-        return 1
+            return not self._heard.has_room(source) if known is None else known.signed == signed
 
-    def _make_room(self) -> bool:
-        """Make room for one entry. False: all entries are of linked nodes."""
-        if len(self.learned) < self._limit:
+    def _may_know(self, descriptor: Descriptor, own_id: bytes, now_s: float) -> bool:
+        is_listed = descriptor.node_id != own_id and not descriptor.unlisted
+        return is_listed and descriptor.expiry > now_s and bool(self._rules.dialable(descriptor.addresses))
+
+    def _hear(self, descriptor: Descriptor, source: bytes, now_s: float) -> bool:
+        """Take the newest descriptor of a node. False: its source has no room."""
+        node_id = descriptor.node_id
+        if node_id in self._published:
+            self._published[node_id] = descriptor
             return True
-        proven = [node_id for node_id, entry in self.learned.items() if entry.is_proven]
-        idle = next((node_id for node_id in proven if node_id not in self._linked), None)
-        leaving = idle if 2 * len(proven) > self._limit else None
-        leaving = leaving or self._unproven_of_largest_source() or idle
-        if leaving is not None:
-            self._remove(leaving)
-        return leaving is not None
+        entry = self._reached.get(node_id)
+        if entry is not None and _is_same_place(entry.descriptor, descriptor):
+            entry.descriptor = descriptor
+            return True
+        if not self._heard.put(descriptor, source, now_s):
+            return False
+        self._forget_reached(node_id)  # it has moved: nobody has answered at the new address
+        return True
 
-    def _unproven_of_largest_source(self) -> bytes | None:
-        for source, _ in self.entries_by_source.most_common():
-            theirs = [
-                node_id
-                for node_id, entry in self.learned.items()
-                if entry.source == source and not entry.is_proven
-            ]
-            if theirs:
-                return self._rng.choice(theirs)
-        return None
+    def _has_room(self, network: bytes | None) -> bool:
+        is_crowded = network is not None and self._by_network[network] >= PER_NETWORK
+        return len(self._reached) < self._limit and not is_crowded
 
-    def _remove(self, node_id: bytes) -> None:
-        entry = self.learned.pop(node_id, None)
+    def _forget_reached(self, node_id: bytes) -> None:
+        entry = self._reached.pop(node_id, None)
         if entry is not None:
-            self.entries_by_source[entry.source] -= 1
-            if not self.entries_by_source[entry.source]:
-                del self.entries_by_source[entry.source]
+            self._by_network[entry.network] -= 1
+            if not self._by_network[entry.network]:
+                del self._by_network[entry.network]
+
+
+def _is_same_place(one: Descriptor, other: Descriptor) -> bool:
+    """Whether a handshake with one descriptor says as much about the other one."""
+    return one.link_key == other.link_key and set(one.addresses) == set(other.addresses)

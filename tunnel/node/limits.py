@@ -199,6 +199,7 @@ class Limits:
     key_tick_s: float = 60.0  # between checks of the onion keys, which change once a day
     exchange_s: float = 60.0  # mean time between peer exchange messages on a link without news
     exchange_min_s: float = bounded(1.0, least=0.0)  # of messages that arrive faster only the last one counts
+    probe_s: float = 5.0  # between two dials of nodes only heard of: 12 a minute, whatever neighbours tell
     # Incoming, from one host or one /64 of IPv6, half-open ones included; any in network "local".
     links_per_address: int = 64
     half_open: int = 128  # incoming connections with an unfinished handshake; a newcomer displaces another

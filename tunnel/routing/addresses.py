@@ -175,33 +175,31 @@ class AddressRules:
         """The networks and the family of a node. Nodes that share one of them count as one owner's."""
         if self.is_local:
             return frozenset()
-        groups = {
-            network_group(address.host)
-            for address in peer.addresses
-            if not _is_within(address.host, self.private)
-        }
+        groups = {group for address in peer.addresses if (group := self.owner(address.host)) is not None}
         if peer.family is not None:
             groups.add(b"f" + peer.family)
         return frozenset(groups)
 
+    def owner(self, host: str) -> bytes | None:
+        """The network of an address, which counts as one owner's: /16 of IPv4, /32 of IPv6. None: it shows no
+        owner, since it is in a private range, or the network of nodes is local."""
+        return None if self.is_local or _is_within(host, self.private) else network_group(host)
+
     def network(self, host: str) -> bytes:
         """The network to charge for a connection from `host`, before its sender is known; in a local network
         and in private ranges the host."""
-        if self.is_local or _is_within(host, self.private):
-            return host_group(host)
-        return network_group(host)
+        return self.owner(host) or host_group(host)
 
-    def source(self, peer: Descriptor, host: str) -> bytes:
-        """The source to charge for descriptors from `peer`: its network, because ids cost nothing; in a
-        private range its address; in a local network its id.
+    def source(self, peer_id: bytes, host: str, *, is_dialled: bool) -> bytes:
+        """The source to charge for a link and what its neighbour tells: the network, since ids cost nothing.
+
+        In a local network one machine may be all nodes. There it is the id of a neighbour that this node has
+        dialled, since each of them has to answer.
 
         Args:
-            host: the address of its end of the link; empty: this node dialled.
+            host: the address at the other end of the link, not one that the neighbour has only signed.
         """
-        host = host or next((address.host for address in peer.addresses), "")
-        if self.is_local or not host:
-            return peer.node_id
-        return unmapped(host).packed if _is_within(host, self.private) else network_group(host)
+        return peer_id if self.is_local and is_dialled else self.network(host)
 
 
 PUBLIC: Final = AddressRules()

@@ -4,6 +4,14 @@ Used by `mtun node`, by the commands that are clients, and by programs (`open_no
 the command line and the clients.
 """
 
-from tunnel.running.configured_node import ConfiguredNode, Peers, load_peers, make_node, open_node, settle
+from tunnel.running.configured_node import (
+    ConfiguredNode,
+    Peers,
+    load_peers,
+    make_node,
+    open_node,
+    reach_some,
+    settle,
+)
 
-__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "open_node", "settle"]
+__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "open_node", "reach_some", "settle"]

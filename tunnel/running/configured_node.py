@@ -21,7 +21,7 @@ from tempfile import mkdtemp
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from reactor import Reactor, ReactorThread, RunInThread, Service, Sleep, Spawn
+from reactor import CurrentTime, Reactor, ReactorThread, RunInThread, Service, Sleep, Spawn
 from tunnel.arguments import EnteredOnce
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config
@@ -50,7 +50,16 @@ from tunnel.services import (
     Services,
 )
 
-__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "open_node", "settle"]
+__all__ = [
+    "ConfiguredNode",
+    "Peers",
+    "load_peers",
+    "make_node",
+    "make_service",
+    "open_node",
+    "reach_some",
+    "settle",
+]
 
 Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 """The peers of a configuration: from its files, and if `exchange` or `dht` is on from other nodes."""
@@ -59,6 +68,8 @@ log = logging.getLogger("tunnel.running")
 
 _REPORT_AGAIN_S = 3_600.0
 _SETTLE_S = 15.0
+_ENOUGH = 8  # reached nodes: a route of three proxies, and some choice
+_LOOK_S = 0.05
 _LISTEN_HINTS = {
     errno.EADDRINUSE: "another program, or this node already, listens there; else change [node] listen",
     errno.EADDRNOTAVAIL: 'this machine does not have that address: listen on "0.0.0.0:PORT", and give the '
@@ -140,6 +151,18 @@ def settle(directory: Peers) -> None:
     """For a client, which needs its peers immediately: wait for those of the hash table."""
     if isinstance(directory, DhtDirectory) and not directory.wait_settled(_SETTLE_S):
         log.error("the hash table has shown no peers within %g s: is [peers] dht_bootstrap right?", _SETTLE_S)
+
+
+def reach_some(node: Node, directory: Peers) -> Service[None]:
+    """For a client whose peers come from the hash table, while its node runs: wait until it has reached
+    enough of them for a route, or has tried them all."""
+    now_s: float = yield CurrentTime()
+    ends_s = now_s + _SETTLE_S
+    while isinstance(directory, DhtDirectory) and now_s < ends_s and len(directory.sample()) < _ENOUGH:
+        if not directory.undialled and not node.links.dialling:
+            return
+        yield Sleep(_LOOK_S)
+        now_s = yield CurrentTime()
 
 
 def make_node(

@@ -2,7 +2,7 @@
 
 `listen_service` accepts connections within the node's limits. `keep_links` keeps `Limits.links_ahead` links
 open even without messages, so that an observer of connections cannot see when messages begin, and ends links
-that are due. `seek_peers` finds one link over which peers can be learned.
+that are due. `seek_peers` finds one link over which peers can be learned, and dials those that are learned.
 
 The keeper draws its neighbours once, from the operating system's generator, and replaces only those that
 leave the directory: a choice that followed the messages would reveal them.
@@ -29,6 +29,9 @@ __all__ = ["keep_links", "listen_service", "seek_peers"]
 log = logging.getLogger("tunnel.node")
 # Ticks for which the node with the larger id leaves dialling to the other one.
 _PATIENCE_TICKS: Final = 2
+# Nodes only heard of that are dialled at once; later one every `Limits.probe_s`.
+_FIRST_PROBES: Final = 32
+_SEEK_S: Final = 0.5  # between two looks for such nodes
 
 
 def listen_service(node: NodeContext, links: LinkTable, listener: TcpListener) -> Service[None]:
@@ -156,19 +159,28 @@ def _dial(node: NodeContext, links: LinkTable, peer_id: bytes) -> Service[None]:
 
 
 def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
-    """Dial a random peer of the directory whenever the node has no link, so that peers can be learned.
+    """Find out which nodes exist, for a directory that learns from others.
 
-    Needed only without `Limits.links_ahead`.
+    Whenever this node has no link, it dials one that it knows, to be told of others. It dials those that it
+    was told of at a bounded rate: several soon after the start, since a newcomer knows nobody else. Neither
+    the times nor the choice depend on this node's messages.
     """
-    directory = node.directory
+    directory, limits = node.directory, node.limits
     if not isinstance(directory, ExchangeDirectory):
         return
-    while True:
+    allowed, looked_s = float(_FIRST_PROBES), node.now_s()
+    while not links.is_leaving:
         directory.expire(node.wall_clock())
         others = [peer for peer in directory.sample() if peer.node_id != node.descriptor.node_id]
-        if not len(links) and others:
-            try:
-                yield from links.dial(node.rng.choice(others).node_id, is_own=True)
-            except PeerError as error:
-                log.debug("node %s found no peer to exchange descriptors with: %s", node.name, error)
-        yield Sleep(node.limits.link_tick_s)
+        if others and not len(links) and not links.dialling:
+            service = _dial(node, links, node.rng.choice(others).node_id)
+            yield from node.scope.spawn(service, name=f"{node.name} seek")
+        now_s = node.now_s()
+        allowed = min(_FIRST_PROBES, allowed + (now_s - looked_s) / limits.probe_s)
+        looked_s = now_s
+        # Guards of an earlier run come first: otherwise others would be drawn in their place.
+        guards = frozenset(guard.node_id for guard in node.guards or ())
+        while allowed >= 1 and (peer := directory.next_to_dial(guards)) is not None:
+            allowed -= 1
+            yield from node.scope.spawn(links.probe(peer), name=f"{node.name} probe")
+        yield Sleep(min(limits.link_tick_s, _SEEK_S))

@@ -70,7 +70,7 @@ class Link:
         used_s: when a stream was last opened, on the reactor's clock.
         is_retired: it takes no new stream and ends with its last one.
         is_own: this node dialled it for a frame of its own.
-        source: the network that pays for its place, see `AddressRules.source`.
+        source: the network that pays for its place, and for what it tells; see `AddressRules.source`.
         known_since_s: since when this neighbour has been linked without a break, on the reactor's clock.
     """
 
@@ -80,11 +80,12 @@ class Link:
         self._serve = serve
         self.peer = result.peer
         self.is_dialler = result.is_dialler
-        self.host = "" if result.is_dialler else str(result.socket.peername[0])
+        host = str(result.socket.peername[0])
+        self.host = "" if result.is_dialler else host
+        self.source = node.rules.source(result.peer.node_id, host, is_dialled=result.is_dialler)
         self.used_s = self.known_since_s = node.now_s()
         self.is_retired = False
         self.is_own = is_own
-        self.source = node.rules.source(result.peer, self.host)
         self.handle: Handle[None] | None = None  # of `run`
         self._padding = _padding_policy(node.limits, node.now_s(), node.rng)
         self.mux = Multiplexer(
@@ -279,8 +280,8 @@ def _padding_policy(limits: Limits, now_s: float, rng: random.Random) -> Padding
 # So two nodes with different peers continue until neither learns anything, and two with the same are silent.
 #
 # A neighbour cannot make this node work or grow: messages are processed at a limited rate (the multiplexer
-# keeps the last one only), the directory is bounded and each source has its share, and signatures that are
-# known are not verified again. A malformed or forged message ends the link. Source: docs/protocol.md, "Peer
+# keeps the last one only), each source has its share of what the directory takes, and what is known or above
+# that share is not verified. A malformed or forged message ends the link. Source: docs/protocol.md, "Peer
 # exchange".
 
 
@@ -290,19 +291,16 @@ def _exchange_peers(node: NodeContext, link: Link) -> Service[None]:
     Raises:
         LinkError: a malformed or forged message; a RESET for it is sealed.
     """
-    directory, peer, mux = node.directory, link.peer, link.mux
+    directory, mux = node.directory, link.mux
     if not isinstance(directory, ExchangeDirectory) or node.limits.link_policy is LinkPolicy.ONCE:
         return
-    directory.saw(peer, own_id=node.descriptor.node_id, now_s=node.wall_clock())
-    exchange = _PeerExchange(node, directory, peer.node_id, node.rules.source(peer, link.host), mux)
+    exchange = _PeerExchange(node, directory, link.peer.node_id, link.source, mux)
     try:
         yield from run_with_guards(exchange.receive(), exchange.send_regularly())
     except LinkError as error:
         mux.fail(error)
         mux.sender.stop(pack_reset(0, error.code))
         raise
-    finally:
-        directory.lost(peer.node_id)
 
 
 class _PeerExchange:

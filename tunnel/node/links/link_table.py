@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 
 from reactor import Handle, Service
 from tunnel.codes import short
+from tunnel.directory import ExchangeDirectory
 from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
@@ -128,6 +129,20 @@ class LinkTable:
             # A new error for each caller: one error raised in many services would collect their tracebacks.
             raise type(outcome)(str(outcome))
 
+    def probe(self, peer: Descriptor) -> Service[None]:
+        """Dial a node that was only heard of, to find out whether it exists.
+
+        If it does, the directory counts it as reached. The link stays until it has been idle, like others. A
+        link that the other side has dialled is no reason not to dial: it proves no address. No puzzle is
+        solved: strangers choose what a node hears.
+        """
+        if not self.pool(peer.node_id).dialling:
+            yield from self._connect(peer, lambda: False)
+        if self._is_once:
+            for link in self.pool(peer.node_id).links:
+                if not link.streams:
+                    link.retire()
+
     def _connect_shared(self, peer: Descriptor, is_own: bool) -> Service[Refusal]:
         handle = self.dials.get(peer.node_id)
         if handle is not None and is_own:
@@ -173,7 +188,8 @@ class LinkTable:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
                 pool.failure = str(error)
-                node.peers.failed(peer.node_id)
+                if not self._is_hearsay(peer.node_id):
+                    node.peers.failed(peer.node_id)
                 node.counters.dials_failed += 1
                 return error
             raise
@@ -182,6 +198,12 @@ class LinkTable:
         except TableFull as error:
             return error
         return None
+
+    def _is_hearsay(self, peer_id: bytes) -> bool:
+        """Whether the node may be invented. Its failure then says nothing: strangers choose what this node is
+        told and what it relays, and could displace the peers that it knows from their table."""
+        directory = self._node.directory
+        return isinstance(directory, ExchangeDirectory) and directory.is_hearsay(peer_id)
 
     # -- links -----------------------------------------------------------------------------------------
 
@@ -216,6 +238,7 @@ class LinkTable:
             (loser.give_way if loser.streams else loser.retire)()
         link = Link(node, result, self._serve, is_own=is_own)
         link.known_since_s = min([link.known_since_s, *(each.known_since_s for each in pool.links)])
+        _tell_directory(node, link)
         if result.is_dialler:
             node.counters.links_dialled += 1
         else:
@@ -302,3 +325,14 @@ class LinkTable:
         finally:
             self.pools[link.peer.node_id].remove(link, node.now_s())
             self.retire(link.peer.node_id)
+
+
+def _tell_directory(node: NodeContext, link: Link) -> None:
+    """Tell a directory that learns from neighbours about a handshake."""
+    directory, own_id, now_s = node.directory, node.descriptor.node_id, node.wall_clock()
+    if not isinstance(directory, ExchangeDirectory):
+        return
+    if link.is_dialler:
+        directory.reached(link.peer, str(link.socket.peername[0]), own_id=own_id, now_s=now_s)
+    else:
+        directory.presented(link.peer, source=link.source, own_id=own_id, now_s=now_s)

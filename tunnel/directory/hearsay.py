@@ -1,0 +1,138 @@
+"""The nodes that a node has only heard of: a bounded table, and the choice of the one to dial next.
+
+Anybody can invent identities and sign descriptors for them, as many as he likes. So what others tell is no
+knowledge: `ExchangeDirectory` draws no route from it and passes none of it on, until this node has dialled
+the node itself. Here the limits count by source, since sources cost addresses and identities cost nothing:
+
+* A source may have `PER_SOURCE` entries. What it tells beyond them is not even verified.
+* In a full table a random entry of the largest source leaves.
+* An entry leaves `LIFE_S` after it was first told. Newer descriptors of the same node do not prolong that.
+* To dial next, a source is drawn, and then one of its nodes. So a flood delays honest sources by its share of
+  the sources, whatever it sends. Each entry is dialled once.
+
+Pure: the clock is an argument; the caller holds a lock. Source: docs/routes.md, "Peer exchange".
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tunnel.identity.descriptor import Descriptor
+
+__all__ = ["LIFE_S", "PER_SOURCE", "Hearsay"]
+
+LIFE_S: Final = 600.0
+"""Time until an entry leaves. A neighbour that knows the node itself tells of it again."""
+PER_SOURCE: Final = 128
+"""Entries of one source: about as many as are dialled within `LIFE_S`."""
+_LIMIT: Final = 1024  # about 2 KiB each
+
+
+@dataclass(slots=True)
+class _Heard:
+    descriptor: Descriptor
+    source: bytes
+    since_s: float
+    was_drawn: bool = False
+
+
+class Hearsay:
+    """Descriptors that were told, by node id.
+
+    Args:
+        rng: draws what to dial, and what leaves a full table.
+        limit: of entries.
+    """
+
+    def __init__(self, rng: random.Random, *, limit: int = _LIMIT) -> None:
+        self._rng = rng
+        self._limit = limit
+        self._by_id: dict[bytes, _Heard] = {}
+        self._by_source: Counter[bytes] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, node_id: bytes) -> bool:
+        return node_id in self._by_id
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return (entry.descriptor for entry in self._by_id.values())
+
+    def get(self, node_id: bytes) -> Descriptor | None:
+        """What was told of a node; None: nothing."""
+        entry = self._by_id.get(node_id)
+        return None if entry is None else entry.descriptor
+
+    def told_by(self, source: bytes) -> int:
+        """Number of entries of a source."""
+        return self._by_source[source]
+
+    def has_room(self, source: bytes) -> bool:
+        """Whether an unknown node of this source would be taken."""
+        return self._by_source[source] < PER_SOURCE
+
+    @property
+    def undrawn(self) -> int:
+        """Number of entries that have not been dialled."""
+        return sum(not entry.was_drawn for entry in self._by_id.values())
+
+    def put(self, descriptor: Descriptor, source: bytes, now_s: float) -> bool:
+        """Add a verified descriptor, or replace that of a known node, which keeps its source and its time.
+
+        Returns:
+            False: the source has no room.
+        """
+        entry = self._by_id.get(descriptor.node_id)
+        if entry is not None:
+            entry.descriptor = descriptor
+            return True
+        if not self.has_room(source):
+            return False
+        if len(self._by_id) >= self._limit:
+            self._evict()
+        self._by_id[descriptor.node_id] = _Heard(descriptor, source, now_s)
+        self._by_source[source] += 1
+        return True
+
+    def remove(self, node_id: bytes) -> None:
+        """Remove a node, if it is known."""
+        entry = self._by_id.pop(node_id, None)
+        if entry is not None:
+            self._by_source[entry.source] -= 1
+            if not self._by_source[entry.source]:
+                del self._by_source[entry.source]
+
+    def expire(self, now_s: float) -> None:
+        """Remove entries that are too old, or from a time that is still to come: the clock was set back."""
+        for node_id, entry in list(self._by_id.items()):
+            is_current = 0 <= now_s - entry.since_s < LIFE_S and now_s < entry.descriptor.expiry
+            if not is_current:
+                self.remove(node_id)
+
+    def draw(self, preferred: Collection[bytes] = ()) -> Descriptor | None:
+        """The node to dial next; None: all have been drawn.
+
+        Args:
+            preferred: drawn before others: guards of an earlier run.
+        """
+        by_source: dict[bytes, list[_Heard]] = {}
+        for node_id, entry in self._by_id.items():
+            if not entry.was_drawn:
+                by_source.setdefault(b"" if node_id in preferred else entry.source, []).append(entry)
+        if not by_source:
+            return None
+        source = b"" if b"" in by_source else self._rng.choice(sorted(by_source))
+        entry = self._rng.choice(by_source[source])
+        entry.was_drawn = True
+        return entry.descriptor
+
+    def _evict(self) -> None:
+        ((largest, _),) = self._by_source.most_common(1)
+        self.remove(
+            self._rng.choice([node_id for node_id, entry in self._by_id.items() if entry.source == largest])
+        )
