@@ -174,6 +174,12 @@ def test_curl_through_a_network_of_processes(net: Path, web: int, tmp_path: Path
         with running(*command[:-1], str(path)):
             assert curl("-x", f"socks5h://localhost{path}", f"http://localhost:{web}/") == "hello\n"
         assert not path.exists()
-        status = main(["socks", "--config", str(net / "node-3" / "node.toml"), "--exit", "node-4"])
-        assert status == 2  # that node runs, and opens no tunnels for others
+        config = ["--config", str(net / "node-3" / "node.toml")]
+        for opening in (
+            ["socks", "--exit", "node-4"],
+            ["forward", "0", "node-4:a"],
+            ["forward", "-R", "node-4/0", "127.0.0.1:1"],
+            ["pipe", "node-4:a"],
+        ):
+            assert main([*opening, *config]) == 2  # that node runs, and opens no tunnels for others
         assert network.poll() is None

@@ -1,0 +1,43 @@
+"""`mtun forward`: the errors before it is ready. What it carries: tests/integration/test_front_clients.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunnel.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forward") / "net"
+    assert main(["network", str(folder), "--nodes", "3"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "status"),
+    [
+        (["5432"], "5432: where does it lead?", 2),
+        (["0", "node-2"], "node-2: no service: expected NODE:SERVICE", 2),
+        (["0", "node-2/host"], "node-2/host: no port", 2),
+        (["host:0", "node-2:a"], "host:0: expected a local port", 2),
+        (["0", "node-9:a"], "no peer has the name 'node-9'", 2),
+        (["0", "node-2:a", "--key", "/nowhere/key"], "/nowhere/key is not a client key", 1),
+        (["0.0.0.0:0", "node-2:a"], "other machines could use the tunnels", 2),
+        (["192.0.2.1:0", "node-2:a", "--public"], "cannot listen: 192.0.2.1:0", 2),
+        (["-R", "node-2", "127.0.0.1:80"], "node-2: expected NODE/[BIND:]PORT", 2),
+        (["-R", "node-2/9000", "80"], "80: expected a host and a port", 2),
+        (["-R", "node-2/9000", "127.0.0.1:80", "--public"], "are not for --reverse", 2),
+        (["-R", "node-2/9000", "127.0.0.1:80", "--key", "k"], "are not for --reverse", 2),
+    ],
+)
+def test_errors_before_it_is_ready(
+    net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str, status: int
+) -> None:
+    assert main(["forward", *arguments, "--network", str(net), "--hops", "1"]) == status
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert text in shown.err
