@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import threading
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -20,9 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import needs
-from tests.support.reader import Terminals
+from tests.support.reader import Terminals, code_blocks
 from tests.support.servers import NEEDS_POSTGRES, NEEDS_SSHD, postgres, run, sshd
-from tunnel.config import make_config
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory.base import ids_by_name
 
@@ -31,14 +29,8 @@ START = "Try it on one machine"
 SERVER_WORD = "a page of example.com"
 
 
-def section(title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    assert found, title
-    return found[1]
-
-
 def blocks(title: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+    return code_blocks(PAGE, title, language)
 
 
 class Pages(http.server.SimpleHTTPRequestHandler):
@@ -182,26 +174,3 @@ def test_a_reverse_forward(terminals: Terminals) -> None:
     with ExitStack() as stack:
         terminals.paste(blocks("Reverse forwards", "sh")[0], stack)
         assert SERVER_WORD in terminals.paste("curl -sS http://127.0.0.1:9000/\n", stack)
-
-
-def test_the_tables_are_configurations() -> None:
-    (text,) = blocks("A port that is always there", "toml")
-    config = make_config(tomllib.loads(text), folder=Path("/x"), source="front.md", environment={})
-    assert (len(config.socks), len(config.forwards)) == (2, 1)
-    assert config.socks[1].listen == Path("/run/user/1000/socks")
-
-
-def test_every_block_of_commands_is_run() -> None:
-    """A section that is new here needs a test."""
-    found = {title: len(blocks(title, "sh")) for title in re.findall(r"^## (.*)$", PAGE, re.MULTILINE)}
-    assert {title: count for title, count in found.items() if count} == {
-        START: 3,
-        "curl": 1,
-        "git": 1,
-        "ssh, scp and rsync": 1,
-        "A browser": 1,
-        "psql and other programs without a proxy setting": 3,
-        "Published services": 3,
-        "Reverse forwards": 1,
-        "Isolation": 1,
-    }

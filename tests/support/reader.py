@@ -1,4 +1,4 @@
-"""A reader who pastes the commands of a document into terminals."""
+"""A document and its reader, who pastes the commands into terminals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from pathlib import Path
 
 from tests.support.servers import TIMEOUT_S, free_port, wait_for_port
 
-__all__ = ["Terminals"]
+__all__ = ["Terminals", "code_blocks", "section"]
 
 _RUNS_ON = re.compile(r"mtun (up|socks|forward|publish) ")
 _WEB_SERVER = re.compile(r"python3 -m http\.server (\d+)( .*)? &")
 _SOCKS_PORT = 1080
+
+
+def section(page: str, title: str) -> str:
+    """The text below a heading of the second level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def code_blocks(page: str, title: str, language: str) -> list[str]:
+    """The blocks of a language in a section."""
+    return re.findall(rf"^```{language}\n(.*?)^```", section(page, title), re.MULTILINE | re.DOTALL)
 
 
 class Terminals:

@@ -64,6 +64,7 @@ from tunnel.services.splice import Splice
 __all__ = [
     "HANDSHAKE_S",
     "MOST_CONNECTIONS",
+    "MOST_LOGIN_BYTES",
     "MOST_PENDING",
     "REACH_S",
     "Isolation",
@@ -90,7 +91,7 @@ _BACKLOG: Final = 1_024
 _READ_BYTES: Final = 2_048  # of a handshake; so much early data is sent at most
 _LINGER_S: Final = 2.0  # for a refused client to read its reply
 _MOST_LINGERED_BYTES: Final = 256 * 1024
-_MOST_LOGIN_BYTES: Final = 255  # by the length byte of RFC 1929
+MOST_LOGIN_BYTES: Final = 255  # by the length byte of RFC 1929
 
 
 class Isolation(StrEnum):
@@ -378,9 +379,9 @@ def _checked_users(users: Any) -> dict[bytes, bytes]:
         if not isinstance(user, str) or not isinstance(password, str):
             raise TypeError("users: expected names and passwords as text")
         pair = user.encode(), password.encode()
-        if not all(1 <= len(each) <= _MOST_LOGIN_BYTES for each in pair) or ":" in user:
+        if not all(1 <= len(each) <= MOST_LOGIN_BYTES for each in pair) or ":" in user:
             raise BadArgument(
-                f"users: expected names and passwords of 1 to {_MOST_LOGIN_BYTES} bytes, and no ':' in a name"
+                f"users: expected names and passwords of 1 to {MOST_LOGIN_BYTES} bytes, and no ':' in a name"
             )
         found[pair[0]] = pair[1]
     return found

@@ -36,11 +36,11 @@ from tunnel.node import Node
 from tunnel.node.query.request import TunnelOptions
 from tunnel.routing.route import Route
 
-__all__ = ["Fronts", "configured_fronts", "place_text", "read_users"]
+__all__ = ["MOST_USERS", "Fronts", "configured_fronts", "place_text", "read_users"]
 
 log = logging.getLogger("tunnel.running")
 
-_MOST_USERS: Final = 1_000
+MOST_USERS: Final = 1_000
 _ID = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 
 
@@ -216,6 +216,6 @@ def read_users(path: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
     found = dict(line.split(":", 1) for line in lines if ":" in line)
-    if not found or len(found) > _MOST_USERS or len(found) < len([line for line in lines if line.strip()]):
-        raise ConfigError(f"{path}: expected lines USER:PASSWORD, 1 to {_MOST_USERS}, each user once")
+    if not found or len(found) > MOST_USERS or len(found) < len([line for line in lines if line.strip()]):
+        raise ConfigError(f"{path}: expected lines USER:PASSWORD, 1 to {MOST_USERS}, each user once")
     return found
