@@ -9,17 +9,34 @@ from pathlib import Path
 
 import pytest
 
+from reactor import Service, Signal
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
 from tunnel.client.clients import ThreadTunnel
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import BadArgument, ErrorCode, KeyFileError, StateError, SubStreamReset, TargetNotAllowed
+from tunnel.established import SubStream, Target, TargetKind
 from tunnel.identity.client_key import ClientKey, check_proof
-from tunnel.services import Published, Services
+from tunnel.services import Published, Services, StreamService
 
 ENGINE = tunnel_engine()
 FRIEND, STRANGER = ClientKey.generate(), ClientKey.generate()
+
+
+class NosyExit(StreamService):
+    """Notes what else it receives with a target."""
+
+    def __init__(self) -> None:
+        self.proofs: list[bytes] = []
+
+    def serve(self, stream: SubStream[Signal]) -> Service[None]:
+        self.proofs.append(stream.proof)
+        raise TargetNotAllowed("it only looks")
+        yield
+
+
+NOSY = NosyExit()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +73,9 @@ def net(port: int) -> Iterator[LocalNetwork]:
             "down": Published("127.0.0.1", free_port()),
             "nowhere": Published("name.invalid", 1),
             "one": Published("127.0.0.1", port, most=1),
-        }
+            "one-friend": Published("127.0.0.1", port, most=1, clients=[FRIEND.public(ENGINE)]),
+        },
+        exit=NOSY,
     )
     with LocalNetwork(peers=4, service=services, limits=Limits(linger_s=1.0, answer_s=5.0)) as net:
         yield net
@@ -126,6 +145,21 @@ def test_the_places_of_a_service_are_limited_and_come_back(net: LocalNetwork, tu
         assert busy.value.code is ErrorCode.BUSY
         first.close()
         wait_until(net, lambda: one.connections == 0)
+
+
+def test_who_is_not_listed_does_not_learn_that_a_service_is_full(tunnel: ThreadTunnel) -> None:
+    with tunnel.open("one-friend", client_key=FRIEND, timeout_s=PATIENCE_S) as first:
+        assert first.read(timeout_s=PATIENCE_S) == b"hello"
+        for key, code in ((STRANGER, ErrorCode.TARGET_NOT_ALLOWED), (FRIEND, ErrorCode.BUSY)):
+            with pytest.raises(SubStreamReset) as refused:
+                tunnel.open("one-friend", client_key=key, timeout_s=PATIENCE_S)
+            assert refused.value.code is code
+
+
+def test_an_exit_does_not_learn_the_key_of_a_client(tunnel: ThreadTunnel) -> None:
+    with pytest.raises(SubStreamReset):
+        tunnel.open(Target(TargetKind.DOMAIN, b"site.test", 80), client_key=FRIEND, timeout_s=PATIENCE_S)
+    assert NOSY.proofs == [b""]
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,15 @@ class Published(StreamService):
             TableFull: `most` are open. TargetNotAllowed: not a listed client. PeerError: the server cannot be
                 reached, or the connection broke.
         """
+        # First of all: those who are not listed occupy no place, and learn nothing of the others.
+        if self._clients:
+            target = stream.target.pack()
+            check = partial(check_proof, self._engine, self._clients, stream.proof, stream.binding, target)
+            yield RunInThread(check)  # a signature takes a millisecond with pycryptodome
         if self.connections >= self._most:
             raise TableFull(f"{self.connections} connections are open")
         self.connections += 1
         try:
-            if self._clients:
-                target = stream.target.pack()
-                check = partial(
-                    check_proof, self._engine, self._clients, stream.proof, stream.binding, target
-                )
-                yield RunInThread(check)  # a signature takes a millisecond with pycryptodome
             sock = yield from self._connect()
             try:
                 stream.confirm()

@@ -279,7 +279,8 @@ class NodeTunnel(EnteredOnce):
 
         Args:
             target: the name of a service of the other end, or any target.
-            client_key: for a published service that lists its clients; it learns which of them this is.
+            client_key: for a published service that lists its clients; it learns which of them this is. No
+                effect for another target.
         Raises:
             SubStreamReset: the other end refused, with TARGET_NOT_ALLOWED if its rules forbid the target.
         Cancellation: the sub-stream is given up.
@@ -314,7 +315,8 @@ class NodeTunnel(EnteredOnce):
 
     def _open(self, target: Target, client_key: ClientKey | None) -> Service[TunnelStream]:
         core, proof = self.core, b""
-        if client_key is not None:
+        # An exit checks no proof, and would learn from it which connections have one client.
+        if client_key is not None and target.kind is TargetKind.SERVICE:
             yield from self._wait_answered()
             assert core.binding is not None
             proof = client_key.proof(tunnel_engine(), core.binding, target.pack())
