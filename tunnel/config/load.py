@@ -10,7 +10,7 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class NodeConfig:
     is_client: bool
     listen: Address | None
     advertise: tuple[Address, ...]
-    network: bytes
+    network: bytes = field(repr=False)  # who knows it may connect
     private_ranges: tuple[IpRange, ...]
     family: bytes | None
     engine: str

@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, IntEnum
 from functools import lru_cache
 from types import UnionType
@@ -152,7 +152,7 @@ class QueryMessage:
     retries: int = 0
     idle_s: float | None = None
     timeout_s: float | None = None
-    content: bytes | None = None
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ class OnionKey:
 
     epoch: int
     not_after: int
-    private: bytes
-    table: bytes
+    private: bytes = field(repr=False)
+    table: bytes = field(repr=False)
 
     def info(self, engine: TunnelEngine) -> OnionKeyInfo:
         """The public part, for the descriptor."""
@@ -95,10 +95,10 @@ class NodeKeys:
         sequence: of the last descriptor signed with these keys; 0: unknown.
     """
 
-    identity: bytes
-    link: bytes
+    identity: bytes = field(repr=False)
+    link: bytes = field(repr=False)
     onion: OnionKey
-    home: bytes
+    home: bytes = field(repr=False)
     previous: OnionKey | None = None
     next: OnionKey | None = None
     sequence: int = 0

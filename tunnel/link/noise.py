@@ -181,7 +181,7 @@ class LinkKeys:
 
     send_key: bytes = field(repr=False)
     receive_key: bytes = field(repr=False)
-    handshake_hash: bytes
+    handshake_hash: bytes = field(repr=False)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
 
@@ -122,9 +122,9 @@ class Slot:
 
     command: Command
     expiry: int
-    seed: bytes
-    next_id: bytes = NO_ID
-    next_address: bytes = NO_ADDRESS
+    seed: bytes = field(repr=False)
+    next_id: bytes = field(default=NO_ID, repr=False)
+    next_address: bytes = field(default=NO_ADDRESS, repr=False)
     flags: int = 0
     delay_10ms: int = 0
 
@@ -183,7 +183,7 @@ class Opened:
     """
 
     slot: Slot
-    next_header: bytes
+    next_header: bytes = field(repr=False)
     epoch: int = 0
 
     @property

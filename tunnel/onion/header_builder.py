@@ -45,7 +45,7 @@ class Circuit:
 
     first_id: bytes
     profile: Profile
-    header: bytes
+    header: bytes = field(repr=False)
     seeds: tuple[bytes, ...] = field(repr=False)
 
     @property

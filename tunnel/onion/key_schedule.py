@@ -11,7 +11,7 @@ Source: docs/protocol.md, "Key schedule" and "Wide-block layer".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from readwrite_comp.primitives import sha256
@@ -94,9 +94,9 @@ def permutation(
 class StatusKeys:
     """A node's three keys for the STATUS of one stream, 32 bytes each."""
 
-    mac: bytes
-    trail: bytes
-    pad: bytes
+    mac: bytes = field(repr=False)
+    trail: bytes = field(repr=False)
+    pad: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, seed: bytes) -> StatusKeys:

@@ -20,7 +20,7 @@ Source: docs/protocol.md, "Message head".
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
 
 from readwrite_comp.primitives import equal, hmac_sha256
@@ -71,9 +71,9 @@ class OriginClaim:
         descriptor: signed. signature: 64 bytes, by the identity key, for this query only.
     """
 
-    ticket: bytes
-    descriptor: bytes
-    signature: bytes
+    ticket: bytes = field(repr=False)
+    descriptor: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
 
     def pack(self) -> bytes:
         return _ORIGIN.pack(self.ticket, len(self.descriptor)) + self.descriptor + self.signature
@@ -92,7 +92,7 @@ class MessageHead:
 
     reply_blocks: tuple[ReplyBlock, ...] = ()
     origin: OriginClaim | None = None
-    answer: bytes | None = None
+    answer: bytes | None = field(default=None, repr=False)
     backward: bool = False
     wants_blocks: bool = False
 
@@ -212,7 +212,7 @@ class Origin:
     """A verified origin: the descriptor to seal the answer to, and the ticket to return."""
 
     descriptor: Descriptor
-    ticket: bytes
+    ticket: bytes = field(repr=False)
 
 
 def claim_origin(

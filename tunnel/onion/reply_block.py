@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from readwrite_comp.primitives import equal, hmac_sha256
 from tunnel.crypto.primitives import TunnelEngine
@@ -40,10 +40,10 @@ class ReplyBlock:
 
     profile: Profile
     expiry: int
-    first_id: bytes
-    first_address: bytes
-    end_to_end_seed: bytes
-    header: bytes
+    first_id: bytes = field(repr=False)
+    first_address: bytes = field(repr=False)
+    end_to_end_seed: bytes = field(repr=False)
+    header: bytes = field(repr=False)
 
     def pack(self) -> bytes:
         fixed = _FIXED.pack(

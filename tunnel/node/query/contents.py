@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
@@ -57,7 +57,7 @@ class Prefixed:
     """Content with a prefix, the name of a service."""
 
     prefix: bytes
-    content: Content
+    content: Content = field(repr=False)
 
 
 def as_content(content: Content) -> Content:

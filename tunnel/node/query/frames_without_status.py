@@ -10,7 +10,7 @@ Source: docs/protocol.md, "Reply modes" and "Cover traffic".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from reactor import RunInThread, Service
@@ -48,7 +48,7 @@ class FollowUp:
 
     destination: bytes
     block: ReplyBlock
-    content: Content
+    content: Content = field(repr=False)
     reply_route: Route | None
     idle_s: float
     wants_blocks: bool = False

@@ -19,7 +19,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from tunnel.arguments import LEAST_SECONDS, checked_count, checked_id, checked_seconds, member
@@ -178,7 +178,7 @@ class QueryRequest:
     """
 
     route: Route
-    content: Content
+    content: Content = field(repr=False)
     mode: ReplyMode
     profile: Profile
     idle_s: float
