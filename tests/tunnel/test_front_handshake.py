@@ -253,6 +253,8 @@ def test_a_refused_socks_client(data: bytes, reply: bytes, text: str) -> None:
         (b"CONNECT a:443 HTTP/1.1\r\nname: " + b"x" * 100_000, 431, "longer than"),
         (b"CONNECT a:443 HTTP/1.1\r\n" + b"a: b\r\n" * 20_000, 431, "longer than"),
         (b"CONNECT a:443 HT", 400, "ended the connection"),
+        (b"CONNECT a:443 HTTP/1.1\n\n", 400, "CR LF"),
+        (b"CONNECT a:443 HTTP/1.1\r\nname: x\n\n", 400, "CR LF"),
     ],
 )
 def test_a_refused_http_client(head: bytes, status: int, text: str) -> None:
@@ -277,6 +279,15 @@ def test_a_long_head_is_refused_before_it_has_arrived() -> None:
     handshake = Handshake()
     with pytest.raises(BadProxyRequest):
         feed([b"CONNECT " + b"a" * (HEAD_BYTES - 8)], handshake)
+
+
+@pytest.mark.parametrize("line", [b"CONNECT a:443 HTTP/1.1\n", b"CONNECT a:443 HTTP/1.1\r\nname: x\n"])
+def test_lines_without_cr_are_refused_at_once(line: bytes) -> None:
+    """Their client waits for a reply, and not for a time limit."""
+    handshake = Handshake()
+    handshake.receive_data(line)
+    with pytest.raises(BadProxyRequest, match="CR LF"):
+        handshake.next_event()
 
 
 # --- logins -------------------------------------------------------------------------------------------------

@@ -369,7 +369,7 @@ class Handshake:
     def _read_http_line(self) -> None:
         end = self._buffer.find(b"\r\n", 0, HEAD_BYTES)
         if end < 0:
-            self._check_head_length()
+            self._check_head()
             return
         line = bytes(self._buffer[:end])
         found = _REQUEST_LINE.fullmatch(line)
@@ -395,7 +395,7 @@ class Handshake:
     def _read_http_fields(self) -> Request | None:
         end = self._buffer.find(_HEAD_END, 0, HEAD_BYTES)
         if end < 0:
-            self._check_head_length()
+            self._check_head()
             return None
         lines = bytes(self._buffer[: end + 2]).split(b"\r\n")[1:-1]
         credentials = [
@@ -421,7 +421,10 @@ class Handshake:
             self._refuse(0, 400, "a malformed header field")
         return name.lower(), value.strip(b" \t")
 
-    def _check_head_length(self) -> None:
+    def _check_head(self) -> None:
+        """Refuse what cannot become a head: its client would wait for more until its time is over."""
+        if self._buffer.count(b"\n") > self._buffer.count(b"\r\n"):
+            self._refuse(0, 400, "a line of the request ends in LF alone, expected CR LF")
         if len(self._buffer) >= HEAD_BYTES:
             self._refuse(0, 431, f"the head of the request is longer than {HEAD_BYTES:,} bytes")
 
