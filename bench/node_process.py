@@ -142,7 +142,7 @@ class _Child:
         route = _route(message)
         server = SocksServer(self._node, route.destination, port=0, route=route)
         self._thread.submit(server.serve(), name="front").add_done_callback(_end_if_failed)
-        return {"port": server.listener.address[1]}
+        return {"port": server.entrance.listener.address[1]}
 
     def open_tunnels(self, message: Message) -> Message:
         """Fields: destination, route, profile, count."""

@@ -39,7 +39,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_places(text: str, place: object) -> None:
-    assert ListenPlace(or_path=True).check(text) == place
+    assert ListenPlace().check(text) == place
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,7 @@ def test_places(text: str, place: object) -> None:
 )
 def test_places_that_are_none(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the caller adds the text
-        ListenPlace(or_path=True).check(text)
-
-
-def test_a_forward_listens_at_no_path() -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
-        ListenPlace().check("/run/socks")
+        ListenPlace().check(text)
 
 
 def test_users(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tunnel.config import load_config
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory.base import ids_by_name
 from tunnel.errors import ConfigError
+from tunnel.front.entrance import EntrancePlace
 from tunnel.running import ConfiguredNode
 
 EXIT = "node-3"
@@ -86,7 +87,7 @@ def node_0(net: Path) -> Iterator[ConfiguredNode]:
             serving.result(PATIENCE_S)
 
 
-def connect(address: tuple[str, int] | Path) -> socket.socket:
+def connect(address: EntrancePlace) -> socket.socket:
     conn = socket.socket(socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET)
     try:
         conn.settimeout(PATIENCE_S)
@@ -97,7 +98,7 @@ def connect(address: tuple[str, int] | Path) -> socket.socket:
     return conn
 
 
-def socks(address: tuple[str, int] | Path, port: int) -> tuple[int, bytes]:
+def socks(address: EntrancePlace, port: int) -> tuple[int, bytes]:
     """The SOCKS5 reply for a connection to localhost, and what the target sent."""
     with connect(address) as conn:
         conn.sendall(b"\5\1\0\5\1\0\3\x09localhost" + port.to_bytes(2, "big"))
@@ -106,7 +107,7 @@ def socks(address: tuple[str, int] | Path, port: int) -> tuple[int, bytes]:
         return answer[3], answer[12:]
 
 
-def greeting(address: tuple[str, int]) -> bytes:
+def greeting(address: EntrancePlace) -> bytes:
     with connect(address) as conn, conn.makefile("rb") as file:
         return file.read()
 
@@ -115,13 +116,14 @@ def test_ports_of_a_configuration(net: Path, greeter: int) -> None:
     add(net, "node-0", f'[[socks]]\nexit = "{EXIT}"\nlisten = "0"\nhops = 1')
     add(net, "node-0", f'[[socks]]\nexit = "{EXIT}"\nlisten = "./socks"\nhops = 1\nisolate = "connection"')
     add(net, "node-0", '[[forward]]\nlisten = "0"\nto = "node-2:greet"\nhops = 1')
+    add(net, "node-0", '[[forward]]\nlisten = "./greet"\nto = "node-2:greet"\nhops = 1')
     add(net, "node-0", f'[[forward]]\nlisten = "0"\nto = "{EXIT}/localhost:{greeter}"\nhops = 2')
     with others(net), node_0(net) as configured:
         fronts = configured.fronts
         places = [port.address for port in fronts.socks]
         assert places[1] == net / "node-0" / "socks"
         assert [socks(place, greeter) for place in places] == [(0, b"hello")] * 2
-        assert [greeting(forward.address) for forward in fronts.forwards] == [b"hello"] * 2
+        assert [greeting(forward.address) for forward in fronts.forwards] == [b"hello"] * 3
         forwards = [forward.address for forward in fronts.forwards]
     for place in (*places, *forwards):
         with pytest.raises(OSError, match=r"refused|No such file"):

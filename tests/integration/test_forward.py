@@ -103,6 +103,7 @@ def forwarding(
 
 
 def connect(forward: Forward) -> socket.socket:
+    assert isinstance(forward.address, tuple)
     conn = socket.create_connection(forward.address)
     conn.settimeout(PATIENCE_S)
     return conn
@@ -149,6 +150,7 @@ def test_what_cannot_be_reached_is_a_reset_and_a_line_in_the_log(
             conn.recv(1)
         wait_until(net, lambda: caplog.records)
     (record,) = caplog.records
+    assert isinstance(forward.address, tuple)
     assert f"a connection to port {forward.address[1]} failed" in record.getMessage()
 
 

@@ -490,7 +490,7 @@ def test_arguments(network: LocalNetwork, tmp_path: Path) -> None:
     refused(BadArgument, "1 to 255 bytes", users={"a": ""})
     refused(BadArgument, "1 to 255 bytes", users={"a:b": "c"})
     refused(TypeError, "as text", users={"a": b"c"})
-    with SocksServer(node, exit_id, host="0.0.0.0", port=0, users={"a": "b"}).listener:
+    with SocksServer(node, exit_id, host="0.0.0.0", port=0, users={"a": "b"}).entrance.listener:
         pass
 
 

@@ -18,9 +18,10 @@ from tunnel.config.kinds import HostPort, ListenPlace
 from tunnel.config.repeated import ForwardEntry
 from tunnel.errors import ConfigError
 from tunnel.established import Target
+from tunnel.front.entrance import EntrancePlace, place_text
 from tunnel.front.forward import MOST_CONNECTIONS
 from tunnel.front.reverse import ReverseForward
-from tunnel.running.fronts import Fronts, place_text
+from tunnel.running.fronts import Fronts
 
 __all__ = ["add_parser"]
 
@@ -48,8 +49,9 @@ def add_parser(commands: Any) -> None:
         "pairs",
         nargs="+",
         metavar="[BIND:]PORT TO",
-        help="a local port, or address and port, and where it leads: NODE:SERVICE, or NODE/HOST:PORT through "
-        "an exit; several pairs may follow. With --reverse: NODE/[BIND:]PORT HOST:PORT",
+        help="a local port, or address and port, or a path with '/' for a Unix socket; and where it leads: "
+        "NODE:SERVICE, or NODE/HOST:PORT through an exit; several pairs may follow. With --reverse: "
+        "NODE/[BIND:]PORT HOST:PORT",
     )
     parser.add_argument(
         "-R", "--reverse", action="store_true", help="let nodes listen, and lead their connections to here"
@@ -85,7 +87,7 @@ def run_forward(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pairs(arguments: list[str]) -> list[tuple[tuple[str, int], tuple[str, Target]]]:
+def _pairs(arguments: list[str]) -> list[tuple[EntrancePlace, tuple[str, Target]]]:
     """The places to listen on, each with a node and a target. Raises ConfigError: something else."""
     pairs = _in_pairs(arguments, "mtun forward 5432 node-7:postgres")
     return [(_place(place), destination(to)) for place, to in pairs]
@@ -107,7 +109,10 @@ def _run_reverse(options: argparse.Namespace) -> int:
         except ValueError as error:
             raise ConfigError(f"{to}: expected {HostPort().expected}") from error
         assert server is not None
-        wanted.append((node, _place(where), server, to))
+        there = _place(where)
+        if isinstance(there, Path):
+            raise ConfigError(f"{place}: a node listens at ports only", "for example node-7/9000")
+        wanted.append((node, there, server, to))
     with Client(options) as client:
         client.check_opens_tunnels()
         hops = client.hops()
@@ -137,19 +142,15 @@ def _in_pairs(arguments: list[str], example: str) -> list[tuple[str, str]]:
     return list(zip(arguments[::2], arguments[1::2], strict=True))
 
 
-def _place(text: str) -> tuple[str, int]:
-    """The address to listen on: of `PORT` or `BIND:PORT`."""
+def _place(text: str) -> EntrancePlace:
+    """Where to listen. Raises ConfigError: something else."""
     try:
-        place = ListenPlace().check(text)
+        return ListenPlace().check(text)
     except ValueError as error:
-        raise ConfigError(
-            f"{text}: expected a local port, or an IP address and a port", "for example 5432, or [::1]:5432"
-        ) from error
-    assert not isinstance(place, Path)
-    return place
+        raise ConfigError(f"{text}: expected {ListenPlace.expected}", "for example 5432") from error
 
 
-def _say_ready(address: tuple[str, int], to: str, hops: int, *, at: str | None = None, as_json: bool) -> None:
+def _say_ready(address: EntrancePlace, to: str, hops: int, *, at: str | None = None, as_json: bool) -> None:
     """Args: at: the node that listens; None: this machine."""
     place = place_text(address)
     if as_json:

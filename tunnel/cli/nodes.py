@@ -42,11 +42,11 @@ from tunnel.cli.terminal import ProgressBar, complain, going_on, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, with_published
 from tunnel.errors import LocalTunnelError
+from tunnel.front.entrance import place_text
 from tunnel.front.forward import MOST_CONNECTIONS as MOST_FORWARDED
 from tunnel.front.socks_server import MOST_CONNECTIONS
 from tunnel.identity.state_dir import StateDir, take_lock
 from tunnel.running.configured_node import ConfiguredNode
-from tunnel.running.fronts import place_text
 
 __all__ = ["ChildNode", "add_parser", "allow_open_files"]
 

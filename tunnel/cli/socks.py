@@ -19,10 +19,11 @@ from tunnel.cli.options import command, filled, filled_path
 from tunnel.cli.terminal import going_on, say, say_json
 from tunnel.config.kinds import ListenPlace
 from tunnel.config.repeated import SocksEntry
+from tunnel.front.entrance import place_text
 from tunnel.front.handshake import Failed, Request
 from tunnel.front.socks_server import MOST_CONNECTIONS, Isolation, SocksServer
 from tunnel.routing.route import Route
-from tunnel.running.fronts import Fronts, place_text
+from tunnel.running.fronts import Fronts
 
 __all__ = ["add_parser"]
 
@@ -80,7 +81,7 @@ def add_parser(commands: Any) -> None:
 
 def _listen_place(text: str) -> tuple[str, int] | Path:
     """Where to listen, for `type=`."""
-    kind = ListenPlace(or_path=True)
+    kind = ListenPlace()
     try:
         return kind.check(text)
     except ValueError as error:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from tunnel.arguments import plain_name
 from tunnel.errors import LocalTunnelError
 from tunnel.established import Target
+from tunnel.front.entrance import EntrancePlace
 from tunnel.front.targets import parse_destination
 from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import IpRange, is_private_range
@@ -260,17 +261,15 @@ class Place(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class ListenPlace(_AsWritten):
-    """Where programs connect: "1080", "127.0.0.1:1080", "[::1]:0", and with `or_path` "/run/socks"."""
+    """Where programs connect: "1080", "127.0.0.1:1080", "[::1]:0", or "/run/socks"."""
 
-    or_path: bool = False
+    expected = (
+        'a port, as "1080", or an IP address and a port, as "127.0.0.1:1080" (0: any free port), or the path '
+        'of a Unix socket, with "/"'
+    )
 
-    @property
-    def expected(self) -> str:
-        more = ', or the path of a Unix socket, with "/"' if self.or_path else ""
-        return f'a port, as "1080", or an IP address and a port, as "127.0.0.1:1080"; 0: any free port{more}'
-
-    def check(self, value: Any) -> tuple[str, int] | Path:
-        if self.or_path and isinstance(value, str) and "/" in value:
+    def check(self, value: Any) -> EntrancePlace:
+        if isinstance(value, str) and "/" in value:
             return Path(Text("a path").check(value))
         is_port = isinstance(value, str) and value.isascii() and value.isdigit()
         host, port = _host_and_port(f"{_LOCALHOST}:{value}" if is_port else value, 0)

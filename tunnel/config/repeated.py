@@ -35,6 +35,7 @@ from tunnel.config.kinds import (
 )
 from tunnel.config.settings import REQUIRED, SETTINGS, TABLES, Setting, describe
 from tunnel.established import Target
+from tunnel.front.entrance import EntrancePlace
 from tunnel.front.socks_server import Isolation
 
 __all__ = ["REPEATED", "ForwardEntry", "PublishEntry", "RepeatedTable", "SocksEntry", "reference"]
@@ -57,7 +58,7 @@ class SocksEntry:
     """One SOCKS port. Attributes: hops: None: `route_hops`. users: absolute path; None: no login."""
 
     exit: str
-    listen: tuple[str, int] | Path
+    listen: EntrancePlace
     hops: int | None
     isolate: Isolation
     users: Path | None
@@ -67,7 +68,7 @@ class SocksEntry:
 class ForwardEntry:
     """One forwarded port. Attributes: to: node, and target there. key: absolute path; None: no key."""
 
-    listen: tuple[str, int]
+    listen: EntrancePlace
     to: tuple[str, Target]
     hops: int | None
     key: Path | None
@@ -131,7 +132,7 @@ REPEATED: Final = {
             Setting(
                 "socks",
                 "listen",
-                ListenPlace(or_path=True),
+                ListenPlace(),
                 "127.0.0.1:1080",
                 "Where programs connect. An address that other machines reach needs `users`; a Unix socket "
                 "is for its owner only.",
@@ -160,7 +161,13 @@ REPEATED: Final = {
         "`mtun forward`; see [front.md](front.md).",
         ForwardEntry,
         (
-            Setting("forward", "listen", ListenPlace(), REQUIRED, "Where programs connect."),
+            Setting(
+                "forward",
+                "listen",
+                ListenPlace(),
+                REQUIRED,
+                "Where programs connect. A Unix socket is for its owner only.",
+            ),
             Setting(
                 "forward",
                 "to",

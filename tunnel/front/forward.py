@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from pathlib import Path
 from typing import Final
 
-from reactor import Scope, Service, Signal, SocketStream, TcpListener, TimedOut, timeout_after
+from reactor import Scope, Service, Signal, SocketStream, TimedOut, timeout_after
 from tunnel.arguments import checked_count
 from tunnel.errors import BadArgument, TunnelError
 from tunnel.established import Target
+from tunnel.front.entrance import Entrance, is_of_this_machine
 from tunnel.front.socks_server import REACH_S, failure_of, summary
 from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.identity.client_key import ClientKey
@@ -33,17 +35,18 @@ _MOST_PORT: Final = 65_535
 
 
 class Forward:
-    """Listens on a port of this machine. The constructor binds it.
+    """Listens at a place of this machine. The constructor binds it.
 
     Args:
         pool: the tunnels to the node of the target; closed by the caller.
         host: an IP address. One that other machines reach needs `is_public`: they use the tunnels then.
         port: 0: any free one.
+        path: of a Unix socket instead, which only its owner can use.
         client_key: for a published service that lists its clients.
         idle_s: end a connection when no byte has moved for this time; None: never.
         most: connections at the same time; more wait in the backlog of the system.
     Attributes:
-        address: the IP address and port. connections: open now, or being opened.
+        address: IP address and port, or the path. connections: open now, or being opened.
     Raises:
         BadArgument: a public address without `is_public`, or a number out of range. ValueError: `host` is no
             IP address. OSError: the address cannot be listened on.
@@ -56,22 +59,25 @@ class Forward:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        path: Path | None = None,
         is_public: bool = False,
         client_key: ClientKey | None = None,
         idle_s: float | None = None,
         most: int = MOST_CONNECTIONS,
     ) -> None:
         checked_count(port, "port", most=_MOST_PORT)
-        if not is_public and not ipaddress.ip_address(host).is_loopback:
+        place = (str(ipaddress.ip_address(host)), port) if path is None else path
+        if not is_public and not is_of_this_machine(place):
             raise BadArgument(f"other machines could use the tunnels through {host}: listen on 127.0.0.1")
         self._pool = pool
         self._target = target
         self._client_key = client_key
         self._idle_s = idle_s
         self._most = checked_count(most, "most", least=1)
-        self._listener = TcpListener(host, port)
-        self.address: tuple[str, int] = self._listener.address[:2]
-        self._scope = Scope(f"forward from port {self.address[1]}", fail_together=False)
+        self._entrance = Entrance(place)
+        self.address = self._entrance.address
+        self._name = str(path) if isinstance(self.address, Path) else f"port {self.address[1]}"
+        self._scope = Scope(f"forward from {self._name}", fail_together=False)
         self._has_room = Signal()
 
     @property
@@ -81,18 +87,18 @@ class Forward:
     def serve(self) -> Service[None]:
         """Pass connections on until this is cancelled. Then those that are open are reset."""
         try:
-            with self._listener:
-                while True:
-                    while len(self._scope) >= self._most:
-                        yield self._has_room
-                    sock = yield from self._listener.accept()
-                    yield from self._start(sock)
+            while True:
+                while len(self._scope) >= self._most:
+                    yield self._has_room
+                sock = yield from self._entrance.listener.accept()
+                yield from self._start(sock)
         finally:
+            self.close()
             yield from self._scope.close()
 
     def close(self) -> None:
         """Stop listening, if `serve` never ran. Idempotent."""
-        self._listener.close()
+        self._entrance.close()
 
     def _start(self, sock: SocketStream) -> Service[None]:
         try:
@@ -107,8 +113,8 @@ class Forward:
             stream = yield from timeout_after(REACH_S, opening)
             yield from stream.use(Splice(sock, stream.core, idle_s=self._idle_s).run())
         except (TunnelError, TimedOut) as error:
-            log.warning("a connection to port %d failed: %s", self.address[1], summary(failure_of(error)))
-            log.debug("a connection to port %d failed: %s", self.address[1], error)
+            log.warning("a connection to %s failed: %s", self._name, summary(failure_of(error)))
+            log.debug("a connection to %s failed: %s", self._name, error)
         finally:
             sock.abort()  # no effect after an end in order
             self._has_room.set()

@@ -16,9 +16,7 @@ Each connection that fails is one line of the log at INFO, without its target; a
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import ipaddress
 import logging
 from collections.abc import Callable, Hashable, Mapping
 from enum import StrEnum
@@ -34,9 +32,7 @@ from reactor import (
     Service,
     Signal,
     SocketStream,
-    TcpListener,
     TimedOut,
-    UnixListener,
     WriteYield,
     move_on_after,
     needs_yield_from,
@@ -54,6 +50,7 @@ from tunnel.errors import (
     SubStreamReset,
     TunnelError,
 )
+from tunnel.front.entrance import Entrance, EntrancePlace, is_of_this_machine
 from tunnel.front.handshake import NEED_DATA, Answer, Failed, Handshake, Login, Opened, Request
 from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
 from tunnel.node.query.request import TunnelOptions
@@ -151,27 +148,19 @@ class SocksServer:
         self._pending: dict[SocketStream, None] = {}  # in the order of their arrival
         self._freed = Signal()
         self.connections = 0  # that are open
-        self._path = None if path is None else Path(path)
-        self._inode = 0
-        self.listener = self._listen(host, port)  # not API
-
-    def _listen(self, host: str, port: int) -> TcpListener | UnixListener:
-        if self._path is not None:
-            listener = UnixListener(self._path, _BACKLOG, replace_stale=True)
-            self._inode = self._path.stat().st_ino
-            return listener
-        if self._users is None and not _is_loopback(host):
+        place = (host, port) if path is None else Path(path)
+        if users is None and not is_of_this_machine(place):
             raise LocalTunnelError(
                 f"{host} is not a loopback address: without a password, everybody who reaches it could use "
                 "the tunnels",
                 "listen at 127.0.0.1 or a Unix socket, or give users and passwords (`users`, --users FILE)",
             )
-        return TcpListener(host, port, _BACKLOG)
+        self.entrance = Entrance(place, _BACKLOG)  # not API
 
     @property
-    def address(self) -> tuple[str, int] | Path:
+    def address(self) -> EntrancePlace:
         """Host and port, or the path of the Unix socket."""
-        return self._path or (self.listener.address[0], int(self.listener.address[1]))
+        return self.entrance.address
 
     @property
     def pending(self) -> int:
@@ -190,7 +179,7 @@ class SocksServer:
                 while self.connections >= MOST_CONNECTIONS:
                     yield self._freed
                 try:
-                    sock = yield from self.listener.accept()
+                    sock = yield from self.entrance.listener.accept()
                 except Closed:
                     return
                 self._admit(sock)
@@ -219,11 +208,7 @@ class SocksServer:
 
     def close(self) -> None:
         """Stop listening; `serve` then ends all connections. Idempotent."""
-        self.listener.close()
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # removed by somebody else
-                if self._path.stat().st_ino == self._inode:
-                    self._path.unlink()
+        self.entrance.close()
 
     def _admit(self, sock: SocketStream) -> None:
         self.connections += 1
@@ -385,10 +370,3 @@ def _checked_users(users: Any) -> dict[bytes, bytes]:
             )
         found[pair[0]] = pair[1]
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

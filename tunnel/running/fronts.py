@@ -27,6 +27,7 @@ from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory.base import ids_by_name
 from tunnel.disk import advice_for, os_error_text
 from tunnel.errors import BadArgument, ConfigError, LocalTunnelError
+from tunnel.front.entrance import EntrancePlace, place_text
 from tunnel.front.forward import Forward
 from tunnel.front.handshake import Failed, Request
 from tunnel.front.socks_server import SocksServer
@@ -36,7 +37,7 @@ from tunnel.node import Node
 from tunnel.node.query.request import TunnelOptions
 from tunnel.routing.route import Route
 
-__all__ = ["MOST_USERS", "Fronts", "configured_fronts", "place_text", "read_users"]
+__all__ = ["MOST_USERS", "Fronts", "configured_fronts", "read_users"]
 
 log = logging.getLogger("tunnel.running")
 
@@ -72,8 +73,7 @@ class Fronts:
             ConfigError: the place cannot be listened on, or needs users; or the file of users is refused.
         """
         users = None if entry.users is None else read_users(entry.users)
-        path = entry.listen if isinstance(entry.listen, Path) else None
-        host, port = ("127.0.0.1", 0) if isinstance(entry.listen, Path) else entry.listen
+        host, port, path = _host_port_path(entry.listen)
         try:
             server = SocksServer(
                 self._node,
@@ -105,9 +105,11 @@ class Fronts:
         if pool is None:
             options: TunnelOptions = {} if entry.hops is None else {"hops": entry.hops}
             pool = self._pools[node_id, entry.hops] = TunnelPool(self._node, node_id, options)
-        host, port = entry.listen
+        host, port, path = _host_port_path(entry.listen)
         try:
-            forward = Forward(pool, entry.to[1], host=host, port=port, client_key=key, is_public=entry.public)
+            forward = Forward(
+                pool, entry.to[1], host=host, port=port, path=path, client_key=key, is_public=entry.public
+            )
         except BadArgument as error:
             raise ConfigError(str(error), "or allow it with --public, or public = true") from error
         except OSError as error:
@@ -172,6 +174,12 @@ def configured_fronts(config: NodeConfig, node: Node, engine: TunnelEngine) -> F
     return fronts
 
 
+def _host_port_path(place: EntrancePlace) -> tuple[str, int, Path | None]:
+    if isinstance(place, Path):
+        return "127.0.0.1", 0, place
+    return *place, None
+
+
 def _find(name: str, names: dict[str, bytes], own_id: bytes) -> bytes:
     """The id of the node that an entry names."""
     found = bytes.fromhex(name) if _ID.fullmatch(name) else names.get(name)
@@ -195,14 +203,6 @@ def _of_entry(place: str) -> Iterator[None]:
 
 def _cannot_listen(error: OSError) -> ConfigError:
     return ConfigError(f"cannot listen: {os_error_text(error, error.filename)}", "choose another place")
-
-
-def place_text(address: tuple[str, int] | Path) -> str:
-    """An address as users write it: `127.0.0.1:1080`, `[::1]:1080`, or a path."""
-    if isinstance(address, Path):
-        return str(address)
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_users(path: Path) -> dict[str, str]:
