@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from tests.support.commands import running
 from tests.support.network import PATIENCE_S
 from tunnel import open_node
 from tunnel.cli.main import main
-from tunnel.config import load_config
+from tunnel.config import load_config, make_config
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory.base import ids_by_name
 from tunnel.errors import ConfigError
@@ -52,6 +54,14 @@ def net(tmp_path: Path, greeter: int) -> Path:
     folder = tmp_path / "net"
     assert main(["network", str(folder), "--nodes", "4", "--exit", EXIT]) == 0
     add(folder, "node-2", f'[[publish]]\nname = "greet"\nto = "127.0.0.1:{greeter}"')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network whose files no test changes."""
+    folder = tmp_path_factory.mktemp("still") / "net"
+    assert main(["network", str(folder), "--nodes", "4"]) == 0
     return folder
 
 
@@ -171,6 +181,11 @@ def load_id(path: Path) -> str:
             "[[socks]] 1: cannot listen: 127.0.0.1",
             "another",
         ),
+        (
+            "[[socks]]\nexit = 'node-3'\nlisten = '/nowhere/socks'",
+            "no such file: /nowhere/socks",
+            "its folder",
+        ),
         ("[[socks]]\nexit = 'node-9'", "[[socks]] 1: no peer file", "64 hex digits"),
         ("[[socks]]\nexit = 'node-0'\nlisten = '0'", "'node-0' is this node", "another node"),
         ("[[socks]]\nexit = 'node-3'\nlisten = '0.0.0.0:0'", "not a loopback address", "users"),
@@ -181,15 +196,19 @@ def load_id(path: Path) -> str:
         ("[[forward]]\nto = 'node-9:a'\nlisten = '0'", "[[forward]] 1: no peer file", "64 hex digits"),
     ],
 )
-def test_what_cannot_be_opened_is_an_error_at_the_start(net: Path, text: str, words: str, hint: str) -> None:
+def test_what_cannot_be_opened_is_an_error_at_the_start(
+    still: Path, text: str, words: str, hint: str
+) -> None:
+    config = load_config(still / "node-0" / "node.toml", {})
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        add(net, "node-0", text.format(taken=port))
-        with pytest.raises(ConfigError) as refused, open_node(net / "node-0" / "node.toml"):
+        added = tomllib.loads(text.format(taken=taken.getsockname()[1]))
+        entries = make_config(added, folder=still / "node-0", source="node.toml", environment={})
+        config = replace(config, socks=entries.socks, forwards=entries.forwards)
+        with pytest.raises(ConfigError) as refused, open_node(config):
             pass
-    assert words.format(net=net) in str(refused.value)
+    assert words.format(net=still) in str(refused.value)
     assert hint in refused.value.hint
-    with open_node(net / "node-1" / "node.toml"):
+    with open_node(replace(config, socks=(), forwards=())):
         pass  # nothing of the failed start is left
 
 

@@ -202,7 +202,10 @@ def _of_entry(place: str) -> Iterator[None]:
 
 
 def _cannot_listen(error: OSError) -> ConfigError:
-    return ConfigError(f"cannot listen: {os_error_text(error, error.filename)}", "choose another place")
+    folder = ", or make its folder" if isinstance(error, FileNotFoundError) else ""
+    return ConfigError(
+        f"cannot listen: {os_error_text(error, error.filename)}", f"choose another place{folder}"
+    )
 
 
 def read_users(path: Path) -> dict[str, str]:
