@@ -158,8 +158,9 @@ CODES = {
     ),
     ErrorCode.BUSY: CodeRow(
         "has no room for more",
-        "a table, or a neighbour's share of it, is full; headers arrive too fast; a link has its maximum "
-        "of streams; or the node holds too much unread content, and that of this stream is the oldest",
+        "a table, or a neighbour's share of it, is full; a link lost its place to another; a link has its "
+        "maximum of streams; or the node holds too much unread content, and that of this stream is the "
+        "oldest",
         Location.RELAY,
         "wait, or choose another route. The owner can raise `Limits.replay_tags`, `streams_per_link` or "
         "`buffer_bytes`. If an application stopped reading: let it read, or reset its stream",

@@ -24,6 +24,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.link.mux import MuxStream
 from tunnel.link.newcomers import Newcomers
 from tunnel.link.records import Budget
+from tunnel.link.turns import HEADERS_PER_S, HeaderTurns
 from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits, TunnelBudget
 from tunnel.node.log_limit import LogLimit
@@ -59,6 +60,9 @@ class Links(Protocol):
     @property
     def linked(self) -> list[bytes]:
         """Ids of the neighbours to which a stream can be opened without dialling."""
+
+    def charge(self, peer_id: bytes) -> None:
+        """A header of this neighbour was garbage: others come before it while headers wait."""
 
     def open_stream(self, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Stream]:
         """Open a stream to a neighbour; dial first if there is no link to it.
@@ -108,6 +112,7 @@ class NodeContext:
         invitations: query ids of reply blocks that this node has put into replies.
         own: queries of this node that have or are opening a stream: they fail when the node stops.
         newcomers: incoming connections without a finished handshake.
+        turns: to serve streams that neighbours open. turn_wanted: set when a link waits for one.
         budget: bounds the unread content of all links.
         post: calls a function in the reactor's thread, from any thread. Raises Closed.
         tunnels: bounds the unread content of all established tunnels.
@@ -152,6 +157,8 @@ class NodeContext:
     counters: Counters = field(default_factory=Counters)
     links: Links = field(init=False)
     newcomers: Newcomers = field(init=False)
+    turns: HeaderTurns[Signal] = field(init=False)
+    turn_wanted: Signal = field(default_factory=Signal)
     log_limit: LogLimit = field(init=False)
     peers: PeerTable = field(init=False)
     routes: RouteProvider = field(init=False)
@@ -160,6 +167,7 @@ class NodeContext:
     def __post_init__(self) -> None:
         own_id = self.descriptor.node_id
         self.newcomers = Newcomers(self.limits.half_open, rng=self.rng)
+        self.turns = HeaderTurns(per_s=HEADERS_PER_S[self.engine.name])
         self.log_limit = LogLimit(log, self.name, self.now_s)
         self.tunnels = TunnelBudget(self.limits.tunnel_bytes)
         self.peers = PeerTable(self.now_s, own_id=own_id)

@@ -38,7 +38,7 @@ from tunnel.link.records import Budget
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
 from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits
-from tunnel.node.links.keeper import keep_links, listen_service, seek_peers
+from tunnel.node.links.keeper import give_turns, keep_links, listen_service, seek_peers
 from tunnel.node.links.link_table import LinkTable
 from tunnel.node.prepared import PreparedQueries, PreparedTunnels, TunnelKind
 from tunnel.node.query.attempts import query_with_retries, submit, until_stopped
@@ -58,7 +58,6 @@ from tunnel.node.tunnels.carrying import open_tunnel, with_tunnel
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.upkeep import rotate_keys
 from tunnel.onion.codec import OnionCodec
-from tunnel.onion.replay import HeaderRate
 from tunnel.routing.addresses import AddressRules, IpRange
 from tunnel.routing.cover import CoverPlan
 from tunnel.routing.guards import Guards
@@ -163,7 +162,7 @@ class Node:
             descriptor=descriptor,
             rules=rules,
             directory=directory,
-            codec=OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate()),
+            codec=OnionCodec(ring=ring, directory=directory),
             service=inner,
             limits=limits,
             # A service that fails must not end the others.
@@ -251,6 +250,7 @@ class Node:
         context, links, scope = self.context, self.links, self.context.scope
         try:
             yield from scope.spawn(rotate_keys(context), name=f"{context.name} keys")
+            yield from scope.spawn(give_turns(context), name=f"{context.name} turns")
             yield from scope.spawn(keep_links(context, links), name=f"{context.name} keeper")
             yield from scope.spawn(seek_peers(context, links), name=f"{context.name} seeker")
             yield from self._listen()

@@ -40,7 +40,7 @@ from tunnel.onion.message_head import (
     check_origin,
     claim_origin,
 )
-from tunnel.onion.replay import HeaderRate, ReplayTable
+from tunnel.onion.replay import ReplayTable
 from tunnel.onion.reply_block import HomeTicket, ReplyBlock
 from tunnel.routing.route import Route
 
@@ -86,7 +86,6 @@ class OnionCodec:
     Args:
         ring: onion keys with their replay tables, and the home key.
         directory: source of the descriptors of routes.
-        header_rate: limit on headers for each neighbour; None: no limit.
         random_bytes: source of seeds, ids, delays and padding; the operating system's, except in tests.
     """
 
@@ -95,14 +94,12 @@ class OnionCodec:
         *,
         ring: KeyRing,
         directory: Directory,
-        header_rate: HeaderRate | None = None,
         random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
         self.node_id = ring.keys.node_id(ring.engine)
         self.ring = ring
         self.engine = ring.engine
         self._used_blocks = UsedBlocks(_USED_BLOCKS)
-        self._header_rate = header_rate
         self._random_bytes = random_bytes
         self.builder = HeaderBuilder(
             node_id=self.node_id, ring=ring, directory=directory, random_bytes=random_bytes
@@ -116,11 +113,9 @@ class OnionCodec:
         Args:
             header: 128·N bytes. neighbour: id of its sender. now_s: seconds since 1970.
         Raises:
-            PeerError: BUSY, BAD_HEADER, UNKNOWN_NEXT, EXPIRED or REPLAYED, for the RESET. TableFull: no room.
+            PeerError: BAD_HEADER, UNKNOWN_NEXT, EXPIRED or REPLAYED, for the RESET. TableFull: no room.
         On error: the header is not remembered.
         """
-        if self._header_rate is not None:
-            self._header_rate.take(neighbour, now_s=now_s)
         epochs = self.ring.opening(now_s)
         opened = open_header(header, profile, [epoch.key for epoch in epochs], engine=self.engine)
         slot = opened.slot

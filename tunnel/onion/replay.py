@@ -1,4 +1,4 @@
-"""The replay table, which refuses a header that was accepted before, and the limit on headers per neighbour.
+"""The replay table, which refuses a header that was accepted before.
 
 There is one table for each onion key. A tag is HMAC(table key, slot 0), cut to 8 bytes; without the key,
 headers cannot be made to collide. Tags are grouped by expiry hour and dropped 600 s after that hour, by a
@@ -11,9 +11,6 @@ an early change of the onion key, which brings an empty table.
 
 A table can be saved over a restart (`dump`, `restored`). The layout is fixed and ends with a MAC: a damaged
 or truncated table, or one of another key, is refused whole.
-
-`HeaderRate` limits headers per neighbour, because opening a slot is the one public-key operation that bytes
-from outside can trigger: 0.07 ms with OpenSSL, 0.5 ms with pycryptodome.
 
 Pure: time is an argument. Source: docs/protocol.md, "Replay table" and "Order of checks".
 """
@@ -28,7 +25,7 @@ from tunnel.errors import ErrorCode, PeerError, ReplayFileError, TableFull
 from tunnel.geometry import SLOT_BYTES
 from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S
 
-__all__ = ["DEFAULT_LIMIT", "HeaderRate", "ReplayTable"]
+__all__ = ["DEFAULT_LIMIT", "ReplayTable"]
 
 DEFAULT_LIMIT = 1_000_000
 _SHARES = 4  # a neighbour may fill a quarter, so it takes four hostile ones to fill the table
@@ -176,55 +173,3 @@ class ReplayTable:
             # If some were dropped, those headers could be replayed.
             raise ReplayFileError(f"the replay table holds {table._count} headers, the limit is now {limit}")
         return table
-
-
-class HeaderRate:
-    """A token bucket for each neighbour.
-
-    Args:
-        per_s: average headers per second. By default 500: a quarter of a core with the slower engine.
-        burst: most headers after a pause.
-        neighbours: most buckets. The number of links is limited elsewhere. Full buckets are dropped first,
-            because a new bucket is full too.
-    """
-
-    def __init__(self, *, per_s: float = 500.0, burst: float = 1_000.0, neighbours: int = 4_096) -> None:
-        self.per_s = per_s
-        self.burst = burst
-        self._neighbours = neighbours
-        self._buckets: dict[bytes, tuple[float, float]] = {}  # neighbour → tokens, and when they were counted
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def take(self, neighbour: bytes, *, now_s: float) -> None:
-        """Count one header of `neighbour`.
-
-        Args:
-            now_s: any clock in seconds. After a step back nothing is refilled once; a step forward fills the
-                bucket at most.
-        Raises:
-            PeerError (BUSY): the bucket is empty; the header is not counted.
-        """
-        tokens = self._tokens(neighbour, now_s)
-        if tokens < 1:
-            raise PeerError(
-                f"a neighbour sends more than {self.per_s:g} headers a second: refused until it slows down",
-                ErrorCode.BUSY,
-            )
-        if neighbour not in self._buckets and len(self._buckets) >= self._neighbours:
-            self._forget_full(now_s)
-        self._buckets[neighbour] = (tokens - 1, now_s)
-
-    def _tokens(self, neighbour: bytes, now_s: float) -> float:
-        tokens, then_s = self._buckets.get(neighbour, (self.burst, now_s))
-        return min(self.burst, tokens + max(0.0, now_s - then_s) * self.per_s)
-
-    def _forget_full(self, now_s: float) -> None:
-        full = [who for who in self._buckets if self._tokens(who, now_s) >= self.burst]
-        for who in full:
-            del self._buckets[who]
-        if not full:
-            raise PeerError(
-                f"{self._neighbours} neighbours are sending headers: no room for another", ErrorCode.BUSY
-            )

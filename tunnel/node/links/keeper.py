@@ -1,4 +1,4 @@
-"""Three services that run for a node's life and look after its links: listener, keeper and seeker.
+"""Four services that look after a node's links for its life: listener, keeper, seeker, giver of turns.
 
 `listen_service` accepts connections within the node's limits. `keep_links` keeps `Limits.links_ahead` links
 open even without messages, so that an observer of connections cannot see when messages begin, and ends links
@@ -24,9 +24,11 @@ from tunnel.node.links.link_setup import accept_handshake
 from tunnel.node.links.link_table import LinkTable
 from tunnel.routing.addresses import host_group
 
-__all__ = ["keep_links", "listen_service", "seek_peers"]
+__all__ = ["give_turns", "keep_links", "listen_service", "seek_peers"]
 
 log = logging.getLogger("tunnel.node")
+# Turns are given together for this time: a tenth of the longest delay that anybody would notice.
+_TURNS_S: Final = 0.002
 # Ticks for which the node with the larger id leaves dialling to the other one.
 _PATIENCE_TICKS: Final = 2
 # Nodes only heard of that are dialled at once; later one every `Limits.probe_s`.
@@ -156,6 +158,16 @@ def _dial(node: NodeContext, links: LinkTable, peer_id: bytes) -> Service[None]:
     except PeerError as error:
         # Retried later, after the pool's back-off.
         log.debug("node %s keeps no link yet: %s", node.name, error)
+
+
+def give_turns(node: NodeContext) -> Service[None]:
+    """Give the links that wait their turns to serve a stream, at the rate of `HeaderTurns`."""
+    while True:
+        wait_s = node.turns.give(node.now_s())
+        if wait_s is None:
+            yield node.turn_wanted
+        else:
+            yield Sleep(max(wait_s, _TURNS_S))
 
 
 def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:

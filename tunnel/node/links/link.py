@@ -40,6 +40,8 @@ from tunnel.link.cells import pack_reset
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Liveness, Multiplexer, MuxLimits
 from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
+from tunnel.link.places import KNOWN_S
+from tunnel.link.turns import KNOWN_WEIGHT
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.links.link_setup import HandshakeResult
@@ -51,6 +53,8 @@ log = logging.getLogger("tunnel.node")
 
 # Peers are drawn at random: after this number of messages without news, hardly any news is left.
 _PATIENCE: Final = 3
+# Of one receive while headers wait for their turns: a flood's cells delay the others by so much at a time.
+_CROWDED_BYTES: Final = 16 << 10
 
 Serve = Callable[[Stream], Service[None]]
 """The service of a stream that a neighbour opened."""
@@ -108,6 +112,12 @@ class Link:
         return self.mux.streams
 
     @property
+    def weight(self) -> float:
+        """The weight of its turns to serve streams."""
+        is_known = self.is_own or self._node.now_s() - self.known_since_s >= KNOWN_S
+        return KNOWN_WEIGHT if is_known else 1.0
+
+    @property
     def can_open(self) -> bool:
         """Whether a stream can be opened now."""
         return not self.is_retired and self.mux.can_open
@@ -163,6 +173,8 @@ class Link:
         reader = ReadYield(socket)
         while (yield from reader.call(self._receive_once)):
             while (stream := mux.accept_nowait()) is not None:
+                if not node.turns.take(self.source, weight=self.weight, now_s=node.now_s()):
+                    yield from self._wait_turn()
                 self.used_s = node.now_s()
                 node.counters.streams_accepted += 1
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
@@ -171,9 +183,20 @@ class Link:
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
 
+    def _wait_turn(self) -> Service[None]:
+        """Wait for a turn to serve one stream. Nothing is read meanwhile, so a flood stays at its sender."""
+        turns, turn = self._node.turns, Signal()
+        turns.wait(self.source, turn, weight=self.weight)
+        self._node.turn_wanted.set()
+        try:
+            yield turn
+        finally:
+            turns.leave(turn)
+
     def _receive_once(self, socket: SocketStream) -> int:
         try:
-            count = socket.readinto(self.mux.space())
+            space = self.mux.space()
+            count = socket.readinto(space[:_CROWDED_BYTES] if self._node.turns else space)
         except BlockingIOError:
             self.mux.received(0)  # returns the buffer
             raise

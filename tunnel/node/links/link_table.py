@@ -84,6 +84,12 @@ class LinkTable:
             peer_id for peer_id, pool in list(self.pools.items()) if any(link.can_open for link in pool.links)
         ]
 
+    def charge(self, peer_id: bytes) -> None:
+        """A header of this neighbour was garbage: see tunnel/link/turns.py."""
+        pool = self.pools.get(peer_id)
+        for link in pool.links[:1] if pool is not None else ():
+            self._node.turns.charge(link.source, weight=link.weight)
+
     # -- streams -------------------------------------------------------------------------------------
 
     def open_stream(self, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Stream]:

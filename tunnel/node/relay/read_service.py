@@ -46,6 +46,8 @@ log = logging.getLogger("tunnel.node")
 
 # Lost links and failed services were logged where it happened; a reply may come after its user has given up.
 _EXPECTED: Final = (ErrorCode.DISCONNECTED, ErrorCode.SERVICE_FAILED, ErrorCode.UNKNOWN_QUERY)
+# No honest neighbour sends these, or hardly ever.
+_GARBAGE: Final = (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.REPLAYED)
 
 
 def read_service(node: NodeContext, stream: Stream) -> Service[None]:
@@ -85,6 +87,8 @@ def _serve(node: NodeContext, stream: Stream) -> Service[None]:
         )
     except PeerError as error:
         node.counters.refused_header(error.code)
+        if error.code in _GARBAGE:
+            node.links.charge(stream.peer_id)
         raise
     # From here on this node has keys of the frame and can report failures to Alice.
     reporter = Reporter(node, stream, opened.slot)
