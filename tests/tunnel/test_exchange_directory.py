@@ -182,26 +182,29 @@ def test_a_newer_descriptor_of_a_reached_node_counts_only_at_the_same_place() ->
     assert directory.sample() == [moved]
 
 
-def test_one_network_has_a_few_places() -> None:
+def test_one_network_has_a_few_places_and_the_weight_of_one_node() -> None:
     """The address that answered counts, not those that the node has only signed."""
     directory = make()
+    places = (Address("60.1.0.9", 1), Address("61.1.1.1", 1))
     crowd = [
-        make_keys(f"crowd {number}").descriptor(
-            (Address("60.1.0.9", 1), Address("61.1.1.1", 1)), NOW_S, OPENSSL
-        )
-        for number in range(3 * PER_NETWORK)
+        make_keys(f"crowd {number}").descriptor(places, NOW_S, OPENSSL) for number in range(PER_NETWORK + 3)
     ]
     for each in crowd:
-        learn(directory, each)
         reach(directory, each, host="60.1.0.9")
-    assert len(directory.sample()) == PER_NETWORK
+    assert directory.sample() == crowd[:PER_NETWORK]
     honest = make_keys("honest").descriptor((Address("61.1.2.3", 1),), NOW_S, OPENSSL)
     reach(directory, honest)
-    assert honest in directory.sample()
+    everyone = {each.node_id for each in directory.sample()}
+    for _ in range(20):
+        drawn_from = everyone - directory.crowd()
+        assert honest.node_id in drawn_from
+        assert len(drawn_from) == 2
+        assert len(everyone - directory.crowd(avoid=drawn_from - {honest.node_id}) - drawn_from) == 1
+    assert len({frozenset(directory.crowd()) for _ in range(50)}) > 1, "drawn anew each time"
     late = make_keys("late").descriptor((Address("60.1.7.7", 1),), NOW_S, OPENSSL)
     learn(directory, late)
-    while (drawn := directory.next_to_dial()) is not None:
-        assert drawn != late, "its network is full: not even dialled"
+    assert directory.is_hearsay(late.node_id)
+    assert directory.next_to_dial() is None, "its network is full: it is not even dialled"
 
 
 def test_a_full_table_keeps_what_was_reached() -> None:

@@ -4,8 +4,8 @@ It holds three kinds of nodes:
 
 * **published**: this node's own descriptor, and those that its user configured. Trusted, never dropped.
 * **reached**: this node has dialled them, and their handshake has proven their keys at that address. They are
-  kept over new ones, and expire with their descriptors. One network may have only `PER_NETWORK` of them:
-  identities are free, also for an attacker with one real machine.
+  kept over new ones, and expire with their descriptors. Identities are free, also for an attacker with one
+  real machine: a network has `PER_NETWORK` places at most, and the weight of one node in draws (`crowd`).
 * **heard of**: everything else (hearsay.py), for some minutes. A node that has dialled this one is heard of
   too: its keys are proven, its address is not.
 
@@ -94,7 +94,7 @@ def _split(body: bytes, count: int) -> Sequence[bytes]:
     return found
 
 
-PER_NETWORK: Final = 4
+PER_NETWORK: Final = 64
 """Reached nodes of one network (/16 of IPv4, /32 of IPv6)."""
 _LIMIT: Final = 4096  # reached nodes; about 2 KiB each
 
@@ -267,6 +267,21 @@ class ExchangeDirectory:
                 self._reached[node_id] = _Reached(descriptor, network)
                 self._by_network[network] += 1
 
+    def crowd(self, avoid: Collection[bytes] = ()) -> frozenset[bytes]:
+        """The nodes to leave out of one draw: of each network all that were reached but one, drawn anew each
+        time. So one machine has the weight of one node, whatever number of identities it answers for.
+
+        Args:
+            avoid: nodes that the draw leaves out anyway.
+        """
+        by_network: dict[bytes, list[bytes]] = {}
+        with self._lock:
+            for node_id, entry in self._reached.items():
+                if entry.network is not None and node_id not in avoid:
+                    by_network.setdefault(entry.network, []).append(node_id)
+        crowds = [node_ids for node_ids in by_network.values() if len(node_ids) > 1]
+        return frozenset(node_id for ids in crowds for node_id in self._rng.sample(ids, len(ids) - 1))
+
     # -- what this node tells --------------------------------------------------------------------------
 
     def offer(self, own: Descriptor, *, to: bytes, now_s: float) -> tuple[bytes, ...]:
@@ -276,10 +291,11 @@ class ExchangeDirectory:
         the neighbour's own.
         """
         mine = [own] if not own.unlisted else []
+        left_out = self.crowd() | {own.node_id, to}
         others = [
             peer
             for peer in self.sample()
-            if not peer.unlisted and peer.expiry > now_s and peer.node_id not in (own.node_id, to)
+            if not peer.unlisted and peer.expiry > now_s and peer.node_id not in left_out
         ]
         drawn = self._rng.sample(others, min(len(others), MAX_DESCRIPTORS - len(mine)))
         return tuple(peer.signed for peer in (*mine, *drawn))

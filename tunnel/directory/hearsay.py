@@ -5,7 +5,7 @@ knowledge: `ExchangeDirectory` draws no route from it and passes none of it on, 
 the node itself. Here the limits count by source, since sources cost addresses and identities cost nothing:
 
 * A source may have `PER_SOURCE` entries. What it tells beyond them is not even verified.
-* In a full table a random entry of the largest source leaves.
+* In a full table a random entry of the largest source leaves, for one of a source with fewer.
 * An entry leaves `LIFE_S` after it was first told. Newer descriptors of the same node do not prolong that.
 * To dial next, a source is drawn, and then one of its nodes. So a flood delays honest sources by its share of
   the sources, whatever it sends. Each entry is dialled once.
@@ -73,8 +73,11 @@ class Hearsay:
         return self._by_source[source]
 
     def has_room(self, source: bytes) -> bool:
-        """Whether an unknown node of this source would be taken."""
-        return self._by_source[source] < PER_SOURCE
+        """Whether an unknown node of this source would be taken. In a full table not if it would only change
+        places with the largest source: two floods could do that for ever."""
+        count = self._by_source[source]
+        is_full = len(self._by_id) >= self._limit
+        return count < PER_SOURCE and not (is_full and count + 1 >= self._largest()[1])
 
     @property
     def undrawn(self) -> int:
@@ -131,8 +134,10 @@ class Hearsay:
         entry.was_drawn = True
         return entry.descriptor
 
+    def _largest(self) -> tuple[bytes, int]:
+        return self._by_source.most_common(1)[0]
+
     def _evict(self) -> None:
-        ((largest, _),) = self._by_source.most_common(1)
-        self.remove(
-            self._rng.choice([node_id for node_id, entry in self._by_id.items() if entry.source == largest])
-        )
+        largest, _ = self._largest()
+        theirs = [node_id for node_id, entry in self._by_id.items() if entry.source == largest]
+        self.remove(self._rng.choice(theirs))

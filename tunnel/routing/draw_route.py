@@ -8,7 +8,9 @@
    fewest failures first: any route is better than none.
 2. Nodes of this node's owner are never proxies, in any network: an observer of the owner's machines would see
    both sides of such a proxy.
-3. A local network has no guards and no owners: all its addresses are in one network.
+3. Of the nodes of one network that were learned from others one takes part in a draw (`crowd`), so that an
+   owner of few addresses gains nothing by many identities.
+4. A local network has no guards and no owners: all its addresses are in one network.
 
 Source: docs/routes.md, "How a route is drawn".
 """
@@ -25,7 +27,7 @@ from functools import lru_cache, partial
 from typing import Final
 
 from tunnel.codes import clock_text, short
-from tunnel.directory import Directory
+from tunnel.directory import Directory, ExchangeDirectory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
@@ -227,14 +229,16 @@ class RouteProvider:
         if rng is not None:
             return choose(last=last, avoid=frozenset(avoid) - {last}, rng=rng)
 
-        def attempt(avoid: frozenset[bytes]) -> Route:
+        def attempt(avoid: frozenset[bytes], *, with_crowds: bool = False) -> Route:
             first, end = None, last
             excluded = {far, *own, *avoid}
+            crowd = frozenset[bytes]() if with_crowds else self._crowd(excluded)
             if not is_reply:
-                first = self._guard(peers, profile, excluded, far, hops - (last is not None))
+                first = self._guard(peers, profile, excluded, crowd, far, hops - (last is not None))
             elif last is None:
-                end = self._guard(peers, profile, excluded, far, hops)
-            return choose(first=first, last=end, avoid=avoid - {last}, rules=self._rules, rng=self._rng)
+                end = self._guard(peers, profile, excluded, crowd, far, hops)
+            left_out = (avoid - {last}) | (crowd - {first, end})
+            return choose(first=first, last=end, avoid=left_out, rules=self._rules, rng=self._rng)
 
         never = frozenset(avoid)
         for backed_off in self._fewer_and_fewer():
@@ -242,19 +246,26 @@ class RouteProvider:
                 return attempt(never.union(backed_off))
             except BadRoute:
                 continue
-        return attempt(never)
+        # The one that takes part for its network may be without the profile.
+        return attempt(never, with_crowds=True)
 
     def _fewer_and_fewer(self) -> Iterator[list[bytes]]:
-        """The backed-off peers, each time without the one that failed least."""
+        """The backed-off peers, each time without the one that failed least; at last none."""
         backed_off = self._peers.backed_off()
         for released in range(min(len(backed_off), _MOST_STEPS)):
             yield backed_off[released:]
+        yield []
+
+    def _crowd(self, excluded: Collection[bytes]) -> frozenset[bytes]:
+        directory = self.directory
+        return directory.crowd(excluded) if isinstance(directory, ExchangeDirectory) else frozenset()
 
     def _guard(
         self,
         peers: Collection[Descriptor],
         profile: Profile,
         excluded: Collection[bytes],
+        crowd: Collection[bytes],
         far: bytes,
         places: int,
     ) -> bytes | None:
@@ -280,7 +291,7 @@ class RouteProvider:
         }
         with self._lock:
             guard = self._guards.choose(
-                eligible, usable, now_s=self._steady_s(), rules=self._rules, rng=self._rng
+                eligible, usable, crowd, now_s=self._steady_s(), rules=self._rules, rng=self._rng
             )
         if guard is None:
             raise BadRoute(

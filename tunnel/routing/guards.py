@@ -7,8 +7,9 @@ hop, and for the others the risk does not grow with the number of routes (Wright
 
 The rules and their reasons:
 
-* A guard is drawn uniformly among listed nodes that can be dialled. No two are of one network or family: one
-  owner must not be the whole set.
+* A guard is drawn uniformly among listed nodes that this node has dialled or that its user configured; of
+  those of one network that it was told of, one takes part. No two are of one network or family: one owner
+  must not be the whole set.
 * The first usable guard of the set is used, always in the same order: a random choice of three would show the
   traffic to three nodes instead of one.
 * A guard that fails stays, and is used again when it is back. Otherwise an attacker could make guards fail
@@ -85,6 +86,7 @@ class Guards:
         self,
         peers: Collection[Descriptor],
         usable: Collection[bytes],
+        crowd: Collection[bytes] = (),
         *,
         now_s: float,
         rules: AddressRules,
@@ -95,18 +97,20 @@ class Guards:
         Args:
             peers: all nodes of the directory that may be guards of this node.
             usable: ids of those that can be the first hop of this route now.
+            crowd: ids of those that are not to be drawn now; one that is a guard already stays one.
             rules: which nodes count as one owner's.
         Returns:
             None: no guard is usable, and no more may be drawn.
         """
         self._age(peers, int(now_s))
-        while len(self._guards) < self._size and self._draw(peers, peers, int(now_s), rules, rng):
+        candidates = [peer for peer in peers if peer.node_id not in crowd]
+        while len(self._guards) < self._size and self._draw(candidates, peers, int(now_s), rules, rng):
             pass
         for guard in self._guards:
             if guard.node_id in usable:
                 return guard.node_id
         if len(self._guards) < self._most:
-            fit = [peer for peer in peers if peer.node_id in usable]
+            fit = [peer for peer in candidates if peer.node_id in usable]
             if self._draw(fit, peers, int(now_s), rules, rng):
                 return self._guards[-1].node_id
         return None

@@ -146,7 +146,9 @@ def _choose(node: NodeContext, links: LinkTable, wanted: dict[bytes, int]) -> No
     for peer_id in wanted.keys() - reachable:
         del wanted[peer_id]
         links.pool(peer_id).is_wanted = False
-    free = sorted(reachable - wanted.keys())
+    directory = node.directory
+    crowd = directory.crowd(wanted) if isinstance(directory, ExchangeDirectory) else frozenset()
+    free = sorted(reachable - wanted.keys() - crowd)
     count = min(len(free), node.limits.links_ahead - len(wanted))
     for peer_id in node.rng.sample(free, max(count, 0)):
         wanted[peer_id] = 0
