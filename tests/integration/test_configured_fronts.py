@@ -80,10 +80,10 @@ def others(net: Path) -> Iterator[None]:
 
 
 @contextmanager
-def node_0(net: Path) -> Iterator[ConfiguredNode]:
-    """The first node, as `open_node` runs it."""
-    thread = ReactorThread(name="node-0")
-    config = load_config(net / "node-0" / "node.toml", {})
+def served(net: Path, name: str = "node-0") -> Iterator[ConfiguredNode]:
+    """A node, as `open_node` runs it."""
+    thread = ReactorThread(name=name)
+    config = load_config(net / name / "node.toml", {})
     with ConfiguredNode(config, thread.reactor) as configured, thread:
         ready: Future[None] = Future()
         serving = thread.submit(configured.serve(lambda: ready.set_result(None)))
@@ -128,7 +128,7 @@ def test_ports_of_a_configuration(net: Path, greeter: int) -> None:
     add(net, "node-0", '[[forward]]\nlisten = "0"\nto = "node-2:greet"\nhops = 1')
     add(net, "node-0", '[[forward]]\nlisten = "./greet"\nto = "node-2:greet"\nhops = 1')
     add(net, "node-0", f'[[forward]]\nlisten = "0"\nto = "{EXIT}/localhost:{greeter}"\nhops = 2')
-    with others(net), node_0(net) as configured:
+    with others(net), served(net) as configured:
         fronts = configured.fronts
         places = [port.address for port in fronts.socks]
         assert places[1] == net / "node-0" / "socks"
@@ -140,11 +140,28 @@ def test_ports_of_a_configuration(net: Path, greeter: int) -> None:
             connect(place)
 
 
+def test_an_exit_does_not_lead_to_its_own_ports(net: Path, greeter: int) -> None:
+    """Its users would get at the tunnels and client keys of its own programs."""
+    text = (net / "node-0" / "node.toml").read_text()
+    rules = '[exit]\nrules = ["allow 127.0.0.0/8"]'
+    (net / "node-0" / "node.toml").write_text(
+        f'{text}\n{rules}\n[[forward]]\nlisten = "0"\nto = "node-2:greet"'
+    )
+    add(net, "node-1", '[[socks]]\nexit = "node-0"\nlisten = "0"\nhops = 1')
+    nodes = [net / f"node-{number}" / "node.toml" for number in (2, 3)]
+    with ExitStack() as stack, served(net) as exit, served(net, "node-1") as client:
+        for path in nodes:
+            stack.enter_context(open_node(path))
+        (own,), place = exit.fronts.ports, client.fronts.socks[0].address
+        assert socks(place, greeter) == (0, b"hello")
+        assert socks(place, own.port) == (2, b"")  # not allowed
+
+
 def test_its_end_resets_what_is_open(net: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, others(net):
         port = silent.getsockname()[1]
         add(net, "node-0", f'[[forward]]\nlisten = "0"\nto = "{EXIT}/127.0.0.1:{port}"\nhops = 1')
-        with node_0(net) as configured:
+        with served(net) as configured:
             conn = connect(configured.fronts.forwards[0].address)
             far, _ = silent.accept()
         with conn, far, pytest.raises(ConnectionError):
@@ -159,7 +176,7 @@ def test_an_exit_that_becomes_known_later(net: Path, greeter: int, tmp_path: Pat
     text = (net / "node-0" / "node.toml").read_text()
     (net / "node-0" / "node.toml").write_text(text.replace("[peers]\n", "[peers]\nrefresh_s = 0.05\n"))
     add(net, "node-0", f'[[socks]]\nexit = "{ids[EXIT]}"\nlisten = "0"\nhops = 0')
-    with ExitStack() as stack, node_0(net) as configured:
+    with ExitStack() as stack, served(net) as configured:
         place = configured.fronts.socks[0].address
         assert socks(place, greeter) == (1, b"")  # general failure
         shutil.move(away, peers / EXIT)

@@ -31,7 +31,7 @@ from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
 from tunnel.directory.base import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
-from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys, keygen_hint
 from tunnel.identity.state_dir import StateDir, check_private
@@ -211,10 +211,7 @@ def make_node(
             _LISTEN_HINTS.get(error.errno or 0, "change [node] listen"),
         ) from error
     if exit is not None:
-        own = [*node.descriptor.addresses, *filter(None, [node.listens_at])]
-        # Users of the exit must not get at the tunnels and client keys that this node's own programs use.
-        places = [*(each.listen for each in config.socks), *(each.listen for each in config.forwards)]
-        exit.avoid([*own, *(Address(*place) for place in places if isinstance(place, tuple))])
+        exit.avoid([*node.descriptor.addresses, *filter(None, [node.listens_at])])
         log.info("this node is an exit, with %d rules", len(config.rules))
     return node
 
@@ -363,6 +360,10 @@ class ConfiguredNode(EnteredOnce):
             ConfigError: a port for programs cannot be opened; nothing was started then.
         """
         self.fronts = configured_fronts(self.config, self.node, self._engine)
+        service = self.node.context.service
+        if isinstance(service, Services) and isinstance(service.exit, Exit):
+            # Its users must not get at the tunnels and client keys that this node's own programs use.
+            service.exit.avoid(self.fronts.ports)
         serving = yield Spawn(self.node.serve(), "node")
         refreshing = yield Spawn(self.refresh(), "peer files")
         self._control = control = self._open_control()

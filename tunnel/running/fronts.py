@@ -33,6 +33,7 @@ from tunnel.front.handshake import Failed, Request
 from tunnel.front.socks_server import SocksServer
 from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
 from tunnel.identity.client_key import ClientKey
+from tunnel.identity.descriptor import Address
 from tunnel.node import Node
 from tunnel.node.query.request import TunnelOptions
 from tunnel.routing.route import Route
@@ -120,6 +121,11 @@ class Fronts:
     @property
     def _all(self) -> list[SocksServer | Forward]:
         return [*self.socks, *self.forwards]
+
+    @property
+    def ports(self) -> list[Address]:
+        """The addresses at which they listen, without Unix sockets."""
+        return [Address(*each.address) for each in self._all if isinstance(each.address, tuple)]
 
     def start(self) -> Service[None]:
         """Accept connections. A port that fails is logged, and the others continue."""

@@ -496,6 +496,8 @@ class Services(InnerService):
         named: the services by name. A `StreamService` is for sub-streams only.
         exit: serves sub-streams to addresses and domains, such as `Exit`; None: this node is no exit.
         reverse: listens for clients, such as `Reverse`; None: this node listens for nobody.
+    Attributes:
+        exit: as given.
     Raises:
         LocalTunnelError: an invalid name. TypeError: not a mapping, or a value is not a service.
     """
@@ -515,7 +517,7 @@ class Services(InnerService):
         self._named = {checked_name(name): as_named(service) for name, service in named.items()}
         if reverse is not None:
             self._named[REVERSE] = reverse
-        self._exit = exit
+        self.exit = exit
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one message.
@@ -547,7 +549,7 @@ class Services(InnerService):
 
     def find_exit(self, target: Target) -> StreamService:
         """The exit, which checks the target itself. Raises TargetNotAllowed: this node is none."""
-        return super().find_exit(target) if self._exit is None else self._exit
+        return super().find_exit(target) if self.exit is None else self.exit
 
     def label(self, name: bytes) -> str:
         """A name for the log: only one that this node's owner chose. Otherwise ""."""

@@ -150,12 +150,12 @@ class Exit(StreamService):
         self.open_connections = 0
 
     def avoid(self, own: Iterable[Address]) -> None:
-        """Set the addresses at which this exit's node is reached.
+        """Add addresses at which this exit's node, or a port for its programs, is reached.
 
-        The ports of the node are refused on this machine, whatever the rules say. The hosts count as
-        addresses of this machine, also if a router translates them.
+        Their ports are refused on this machine, whatever the rules say. The hosts count as addresses of this
+        machine, also if a router translates them.
         """
-        self._own = frozenset(own)
+        self._own |= frozenset(own)
 
     def serve(self, stream: SubStream[Signal]) -> Service[None]:
         """Connect to the target of a sub-stream, and join the two until both have ended.
