@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 from reactor import Reactor, ReactorThread, Service, Sleep
 from tunnel.crypto.primitives import tunnel_engine
-from tunnel.directory import StaticDirectory
+from tunnel.directory import ExchangeDirectory, StaticDirectory
 from tunnel.identity.keys import NodeKeys
 from tunnel.node import Node
 
@@ -49,7 +49,9 @@ class NodeGroup:
         """Runs all of it."""
         return self._thread.reactor
 
-    def add(self, directory: StaticDirectory, *, keys: NodeKeys | None = None, **options: Any) -> Node:
+    def add(
+        self, directory: StaticDirectory | ExchangeDirectory, *, keys: NodeKeys | None = None, **options: Any
+    ) -> Node:
         """Make a node. It is bound to its port, but not started.
 
         Args:

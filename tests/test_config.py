@@ -195,7 +195,8 @@ def test_values_of_each_kind() -> None:
         state = "/var/s"
         keys = "k"
         listen = "[::1]:4000"
-        advertise = ["192.0.2.1:1", "[2001:db8::1]:2"]
+        advertise = ["10.0.2.1:1", "[fd00::1]:2"]
+        network = "local"
         profiles = ["bulk", "default-hctr"]
         log_level = "debug"
         [links]
@@ -213,7 +214,7 @@ def test_values_of_each_kind() -> None:
     """)
     assert (config.state, config.keys) == (Path("/var/s"), Path("/x/k"))
     assert config.listen == Address("::1", 4000)
-    assert config.advertise == (Address("192.0.2.1", 1), Address("2001:db8::1", 2))
+    assert config.advertise == (Address("10.0.2.1", 1), Address("fd00::1", 2))
     assert config.profiles == (Profile.from_name("bulk"), Profile.from_name("default-hctr"))
     assert config.log_level == "DEBUG"
     assert config.limits == Limits(
@@ -269,6 +270,9 @@ def test_a_wrong_rule_of_an_exit_is_named(rules: str, words: str) -> None:
         ("[node]\nlisten = '0.0.0.0:1'\n", "others cannot dial this address", "[node] advertise"),
         ("[node]\nadvertise = ['127.0.0.1:0']\n", "[node] advertise", ""),
         ("[node]\nnetwork = 'abc'\n", '"local", or 32 hex digits', ""),
+        ("[node]\nlisten = '192.168.0.7:1'\n", "network is not set", "32 random hex digits"),
+        ("[node]\nlisten = '8.8.8.8:1'\n", "network is not set", "the same in all nodes"),
+        ("[node]\nlisten = '8.8.8.8:1'\nnetwork = 'local'\n", "one machine or one LAN", "32 hex digits"),
         (OWN_NETWORK, "[node] listen = 127.0.0.1: private addresses are not dialled", "private_ranges"),
         (
             OWN_NETWORK + "listen = '1.2.3.4:5'\nadvertise = ['10.1.1.1:5']\n",
@@ -365,8 +369,8 @@ def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None
         ("[peers]\npublish = 'file/me'\n", "the descriptor cannot be written", "[peers] publish"),
         ("[node]\nkeys = '.'\n", "is a folder, not a key file", "[node] keys"),
         (
-            "[node]\nlisten = '192.0.2.77:4000'\n",
-            "cannot listen on 192.0.2.77, port 4000",
+            "[node]\nlisten = '192.168.2.77:4000'\nnetwork = 'local'\n",
+            "cannot listen on 192.168.2.77, port 4000",
             "[node] advertise",
         ),
         ("[node]\nlisten = '127.0.0.1:{port}'\n", "cannot listen on 127.0.0.1", "listens there"),

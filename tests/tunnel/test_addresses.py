@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tunnel.errors import LocalTunnelError
 from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.node import LOCAL_NETWORK_ID, address_rules
 from tunnel.routing.addresses import (
     LOCAL,
     PUBLIC,
@@ -19,6 +20,7 @@ from tunnel.routing.addresses import (
     is_private_range,
     is_public,
     network_group,
+    unmapped,
 )
 
 REFUSED = [
@@ -88,12 +90,38 @@ ALLOWED = [
 def test_refused(host: str) -> None:
     assert not is_public(host)
     assert PUBLIC.dialable([Address(host, 1)]) == ()
-    assert LOCAL.dialable([Address(host, 1)]) == (Address(host, 1),)
+    is_loopback = unmapped(host).is_loopback
+    assert LOCAL.dialable([Address(host, 1)]) == ((Address(host, 1),) if is_loopback else ())
 
 
 @pytest.mark.parametrize("host", ALLOWED)
 def test_allowed(host: str) -> None:
     assert is_public(host)
+
+
+@pytest.mark.parametrize(
+    ("own", "dialled", "refused"),
+    [
+        (["127.0.0.1"], ["127.0.0.9", "::1", "::ffff:127.0.0.1"], ["192.168.0.1", "8.8.8.8", "::127.0.0.1"]),
+        (
+            ["192.168.3.4"],
+            ["192.168.0.1", "::ffff:192.168.9.9"],
+            ["127.0.0.1", "10.0.0.1", "169.254.169.254"],
+        ),
+        (["10.1.1.1", "fd00::1"], ["10.9.9.9", "fdff::2"], ["172.16.0.1", "fe80::1", "ff02::1", "224.0.0.1"]),
+        (["8.8.8.8"], ["127.0.0.1"], ["8.8.8.8", "8.8.4.4", "10.0.0.1"]),
+        ([], ["127.0.0.1"], ["0.0.0.0", "255.255.255.255", "169.254.169.254"]),
+    ],
+    ids=["this machine", "a LAN", "two LANs", "public", "none"],
+)
+def test_a_local_network_is_this_machine_or_its_lan(
+    own: list[str], dialled: list[str], refused: list[str]
+) -> None:
+    rules = address_rules(LOCAL_NETWORK_ID, (), [Address(host, 1) for host in own])
+    assert rules.is_local
+    found = rules.dialable([Address(host, 1) for host in [*dialled, *refused]])
+    assert [place.host for place in found] == [Address(host, 1).host for host in dialled]
+    assert not PUBLIC.dialable([Address(host, 1) for host in dialled]), "no other network is concerned"
 
 
 @given(st.ip_addresses(v=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from functools import cache
 
@@ -17,7 +18,7 @@ from tunnel.directory.hearsay import LIFE_S, PER_SOURCE
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
 from tunnel.link.cells import MAX_EXCHANGE_BYTES
-from tunnel.routing.addresses import LOCAL
+from tunnel.routing.addresses import LOCAL, AddressRules
 
 ME = b"me" * 16
 LIMIT = 12
@@ -110,7 +111,11 @@ def test_what_is_not_believed() -> None:
     assert learn(directory, described(1), now_s=NOW_S + 8 * 24 * 3600) == 0, "expired"
     assert directory.learn([described(2).signed], source=b"s", own_id=described(2).node_id, now_s=NOW_S) == 0
     assert len(directory) == 0
-    assert learn(ExchangeDirectory(engine=OPENSSL, rules=LOCAL), private) == 1
+    assert learn(ExchangeDirectory(engine=OPENSSL, rules=LOCAL), private) == 0, (
+        "a local network of one machine"
+    )
+    lan = AddressRules(is_local=True, private=(ipaddress.ip_network("192.168.0.0/16"),))
+    assert learn(ExchangeDirectory(engine=OPENSSL, rules=lan), private) == 1
 
 
 @pytest.mark.parametrize("at", [0, 8, 50, -1])

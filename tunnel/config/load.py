@@ -32,7 +32,7 @@ from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
 from tunnel.node import Limits, address_rules
-from tunnel.routing.addresses import IpRange
+from tunnel.routing.addresses import IpRange, unmapped
 from tunnel.services import ExitSettings, FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config", "with_published"]
@@ -171,17 +171,31 @@ def make_config(
         files_settings=FilesSettings(**values["files"]),
         exit_settings=ExitSettings(**values["exit"]),
     )
-    _check_address(config, source)
+    _check_address(config, source, is_network_given=("node", "network") in given)
     _check_files_folder(config, folder, source)
     return config
 
 
-def _check_address(config: NodeConfig, source: str) -> None:
-    """Refuse an address that no other node would dial: the node would run without any traffic or error."""
+def _check_address(config: NodeConfig, source: str, *, is_network_given: bool) -> None:
+    """Refuse an address that no other node would dial: the node would run without any traffic or error.
+
+    A node that other machines reach must name its network, since in "local" nobody hides from anybody.
+    """
     shown = config.advertise or ((config.listen,) if config.listen is not None else ())
-    rules = address_rules(config.network, config.private_ranges)
+    if not is_network_given and not all(unmapped(place.host).is_loopback for place in shown):
+        raise ConfigError(
+            f"{source}: other machines reach this node at {shown[0].host}, and [node] network is not set",
+            'network = "local" for the nodes of one LAN; else 32 random hex digits, the same in all nodes of '
+            "the network",
+        )
+    rules = address_rules(config.network, config.private_ranges, shown)
     if config.listen is not None and not rules.dialable(shown):
         key = "advertise" if config.advertise else "listen"
+        if rules.is_local:
+            raise ConfigError(
+                f'{source}: [node] {key} = {shown[0].host}: the network "local" is one machine or one LAN',
+                "give all nodes of the network the same [node] network, 32 hex digits",
+            )
         raise ConfigError(
             f"{source}: [node] {key} = {shown[0].host}: private addresses are not dialled in this network",
             'name the LAN in [node] private_ranges, or listen = "none" for a node that only sends queries',

@@ -156,8 +156,9 @@ _OWN = [
         "network",
         NetworkId(LOCAL_NETWORK_ID),
         "local",
-        'The network of this node. "local": one machine or one room, where addresses are not secret; several '
-        "nodes may share an address. In other networks the node dials only public addresses and those in "
+        'The network of this node. "local": one machine, or one LAN if `listen` or `advertise` are addresses '
+        "of it; several nodes may share an address, and no others are dialled. A node that other machines "
+        "reach must name its network. In other networks the node dials only public addresses and those in "
         "`private_ranges`.",
     ),
     Setting(

@@ -114,6 +114,9 @@ class ExchangeDirectory:
         rules: the address rules of this node: nodes that it may not dial are not learned.
         limit: of reached nodes.
         rng: draws samples, and which nodes are dialled.
+
+    Attributes:
+        rules: as the argument; a client, which has no address, sets it when it knows where its peers are.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class ExchangeDirectory:
     ) -> None:
         self._rng = rng or random.SystemRandom()
         self._engine = engine
-        self._rules = rules
+        self.rules = rules
         self._limit = checked_count(limit, "limit", least=1)
         self._lock = threading.Lock()  # routes are drawn in their callers' threads
         self._published: dict[bytes, Descriptor] = {}
@@ -240,8 +243,8 @@ class ExchangeDirectory:
         """
         with self._lock:
             while (drawn := self._heard.draw(preferred)) is not None:
-                places = self._rules.dialable(drawn.addresses)
-                if any(self._has_room(self._rules.owner(place.host)) for place in places):
+                places = self.rules.dialable(drawn.addresses)
+                if any(self._has_room(self.rules.owner(place.host)) for place in places):
                     return drawn
         return None
 
@@ -253,7 +256,7 @@ class ExchangeDirectory:
 
     def reached(self, descriptor: Descriptor, host: str, *, own_id: bytes, now_s: float) -> None:
         """This node has dialled a node at `host`, and the handshake has proven its keys."""
-        node_id, network = descriptor.node_id, self._rules.owner(host)
+        node_id, network = descriptor.node_id, self.rules.owner(host)
         with self._lock:
             known = self._find(node_id)
             if known is not None and known.sequence > descriptor.sequence:
@@ -320,7 +323,7 @@ class ExchangeDirectory:
 
     def _may_know(self, descriptor: Descriptor, own_id: bytes, now_s: float) -> bool:
         is_listed = descriptor.node_id != own_id and not descriptor.unlisted
-        return is_listed and descriptor.expiry > now_s and bool(self._rules.dialable(descriptor.addresses))
+        return is_listed and descriptor.expiry > now_s and bool(self.rules.dialable(descriptor.addresses))
 
     def _hear(self, descriptor: Descriptor, source: bytes, now_s: float) -> bool:
         """Take the newest descriptor of a node. False: its source has no room."""

@@ -20,7 +20,7 @@ from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.link.mux import MuxStream
 from tunnel.link.newcomers import Newcomers
 from tunnel.link.records import Budget
@@ -30,7 +30,7 @@ from tunnel.node.limits import Limits, TunnelBudget
 from tunnel.node.log_limit import LogLimit
 from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.onion.codec import OnionCodec
-from tunnel.routing.addresses import AddressRules, IpRange
+from tunnel.routing.addresses import AddressRules, IpRange, lans_of
 from tunnel.routing.draw_route import RouteProvider
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
@@ -76,9 +76,19 @@ class Links(Protocol):
         """
 
 
-def address_rules(network_id: bytes, private_ranges: tuple[IpRange, ...] = ()) -> AddressRules:
-    """The address rules of the network of this id. Raises LocalTunnelError: a range is not private."""
-    return AddressRules(network_id == LOCAL_NETWORK_ID, private_ranges)
+def address_rules(
+    network_id: bytes, private_ranges: tuple[IpRange, ...], places: Iterable[Address]
+) -> AddressRules:
+    """The address rules of the network of this id.
+
+    Args:
+        places: where this node is reached, or if it does not listen, where its peers are: their LAN belongs
+            to a network declared local.
+    Raises:
+        LocalTunnelError: a range is not private.
+    """
+    is_local = network_id == LOCAL_NETWORK_ID
+    return AddressRules(is_local, (*private_ranges, *lans_of(places)) if is_local else private_ranges)
 
 
 @dataclass(frozen=True, slots=True)

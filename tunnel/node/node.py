@@ -140,8 +140,6 @@ class Node:
         network_id = checked_bytes(network_id, "network_id", len(LOCAL_NETWORK_ID))
         own_ids = tuple(checked_id(each, "own") for each in own)
         inner = Echo() if service is None else as_service(service)
-        rules = address_rules(network_id, private_ranges)
-        kept_guards = _kept_guards(guards, limits, rules)
         ring = _key_ring(keys, engine, limits, wall_clock())
         self._reactor = reactor
         self._listener = None if port is None else TcpListener(host, port)
@@ -149,6 +147,9 @@ class Node:
             self._listens_at = None if self._listener is None else Address(host, self._listener.address[1])
             if addresses is None:
                 addresses = () if self._listens_at is None else (self._listens_at,)
+            places = addresses or [place for peer in directory.sample() for place in peer.addresses]
+            rules = address_rules(network_id, private_ranges, places)
+            kept_guards = _kept_guards(guards, limits, rules)
             ring.advance(wall_clock())
             descriptor = _first_descriptor(ring, addresses, directory, wall_clock(), profiles, family)
         except BaseException:

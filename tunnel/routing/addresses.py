@@ -1,8 +1,9 @@
 """Address rules: which addresses may be dialled, and which nodes count as one owner's.
 
 A relay dials the addresses of descriptors, and any stranger can sign one. Outside a network declared
-local it therefore dials only public unicast addresses and the private ranges that its user has declared. An
-attacker thus cannot make it dial machines behind its own firewall.
+local it therefore dials only public unicast addresses and the private ranges that its user has declared. In a
+local network it dials this machine, or if it is reached at addresses of a LAN, the private range of that LAN.
+An attacker thus cannot make it dial other machines behind its own firewall.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "host_group",
     "is_private_range",
     "is_public",
+    "lans_of",
     "network_group",
     "special_block",
     "unmapped",
@@ -40,6 +42,7 @@ _PRIVATE_TEXT: Final = (
     "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 127.0.0.0/8, fc00::/7, ::1/128"
 )
 _PRIVATE: Final = tuple(map(ipaddress.ip_network, _PRIVATE_TEXT.split(", ")))
+_LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 # Blocks that are not public unicast, from the IANA special-purpose address registries. Not taken from the
 # standard library, whose `is_global` differs between versions. The first block that holds an address counts.
@@ -119,6 +122,16 @@ def is_private_range(network: IpRange) -> bool:
     return any(network.network_address in whole and network.broadcast_address in whole for whole in _PRIVATE)
 
 
+def lans_of(places: Iterable[Address]) -> tuple[IpRange, ...]:
+    """The private ranges that hold these addresses, such as 192.168.0.0/16 for 192.168.1.7.
+
+    For a loopback address those of IPv4 and IPv6: they are the same machine.
+    """
+    hosts = [unmapped(place.host) for place in places]
+    lans = [whole for whole in _PRIVATE if whole not in _LOOPBACK and any(host in whole for host in hosts)]
+    return (*lans, *(_LOOPBACK if any(host.is_loopback for host in hosts) else ()))
+
+
 @lru_cache(_CACHED)
 def _is_within(host: str, ranges: tuple[IpRange, ...]) -> bool:
     address = unmapped(host)
@@ -144,8 +157,8 @@ class AddressRules:
     """The meaning of addresses in one network of nodes.
 
     Attributes:
-        is_local: the network is declared local (one machine or one room): all addresses may be dialled, and
-            owners are ignored.
+        is_local: the network is declared local (one machine or one room): only addresses of `private` may be
+            dialled, without any those of this machine (loopback), and owners are ignored.
         private: ranges of LANs or VPNs that belong to the network beside the open internet. Their addresses
             may be dialled, and do not distinguish owners.
     Raises:
@@ -165,10 +178,11 @@ class AddressRules:
 
     def dialable(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
         """The addresses that may be dialled."""
+        private = self.private or (_LOOPBACK if self.is_local else ())
         return tuple(
             address
             for address in addresses
-            if self.is_local or is_public(address.host) or _is_within(address.host, self.private)
+            if _is_within(address.host, private) or (not self.is_local and is_public(address.host))
         )
 
     def owners(self, peer: Descriptor) -> frozenset[bytes]:
@@ -205,4 +219,4 @@ class AddressRules:
 PUBLIC: Final = AddressRules()
 """Rules for a network on the open internet."""
 LOCAL: Final = AddressRules(is_local=True)
-"""Rules for a network declared local."""
+"""Rules for a network declared local, on one machine."""

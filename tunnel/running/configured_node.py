@@ -125,7 +125,8 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
             f"there is no peer file or folder {missing[0]}",
             "correct [peers] files, or --peers; or put the peer files of the network there",
         )
-    rules = address_rules(config.network, config.private_ranges)
+    own = config.advertise or tuple(filter(None, [config.listen]))
+    rules = address_rules(config.network, config.private_ranges, own)
     directory: Peers
     if config.dht:
         directory = DhtDirectory(
@@ -144,6 +145,9 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
     except BaseException:
         directory.close()
         raise
+    if not own and isinstance(directory, ExchangeDirectory):
+        places = [place for peer in directory.sample() for place in peer.addresses]
+        directory.rules = address_rules(config.network, config.private_ranges, places)
     return directory, files
 
 

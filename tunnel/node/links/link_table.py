@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-from reactor import Handle, Service
+from reactor import Handle, Service, Sleep
 from tunnel.codes import short
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
@@ -184,7 +184,7 @@ class LinkTable:
             return error
         pool.dial_begins()
         try:
-            result = yield from dial(node, peer, DialPuzzles(self._solver, is_own))
+            result = yield from self._dial(peer, is_own)
         except PuzzleRefused as error:
             # The peer is there: only strangers' frames wait.
             pool.puzzle_refused(node.now_s())
@@ -204,6 +204,21 @@ class LinkTable:
         except TableFull as error:
             return error
         return None
+
+    def _dial(self, peer: Descriptor, is_own: Callable[[], bool]) -> Service[HandshakeResult]:
+        """Dial. A failure that a stranger may look for takes as long as the longest one.
+
+        He can name any address that the rules allow, and have a frame sent there. The time of the answer
+        would tell him whether that port is open, closed or filtered.
+        """
+        node, began_s = self._node, self._node.now_s()
+        try:
+            return (yield from dial(node, peer, DialPuzzles(self._solver, is_own)))
+        except NextRefused:
+            if not is_own() and self._is_hearsay(peer.node_id):
+                ends_s = began_s + node.limits.dial_s * len(node.rules.dialable(peer.addresses))
+                yield Sleep(max(0.0, ends_s - node.now_s()))
+            raise
 
     def _is_hearsay(self, peer_id: bytes) -> bool:
         """Whether the node may be invented. Its failure then says nothing: strangers choose what this node is
