@@ -7,6 +7,7 @@ import errno
 import logging
 import math
 import os
+import select
 import socket
 import stat
 import struct
@@ -102,6 +103,21 @@ class SocketStream:
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._descriptor.is_closed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection broke, found out without a read or write. Received bytes can still be read.
+
+        For a service that does not read at the moment, and so is not told. An orderly end is no loss. Always
+        False on a system without `select.poll`.
+        """
+        if isinstance(self._sock, _LostSocket):
+            return True
+        if self.is_closed or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self._sock, 0)  # errors are reported in any case
+        return any(events & select.POLLERR for _, events in poll.poll(0))
 
     @property
     def hint(self) -> FileDescriptor:

@@ -402,6 +402,35 @@ def test_unix_sockets_carry_bytes_and_are_the_owners_alone(
     run(reactor, service())
 
 
+def test_a_loss_is_found_without_a_read_and_an_end_is_none(reactor: Reactor) -> None:
+    def service() -> Service[None]:
+        with TcpListener("127.0.0.1", 0) as listener:
+            near = yield from connect_tcp(*listener.address)
+            far = yield from listener.accept()
+            with near, far:
+                assert not near.is_lost
+                yield from WriteYield(far).write_all(b"the last bytes")
+                far.shutdown_write()
+                near.shutdown_write()
+                assert not near.is_lost
+                assert not far.is_lost
+            assert not near.is_lost  # closed
+            near = yield from connect_tcp(*listener.address)
+            far = yield from listener.accept()
+            with near:
+                yield from WriteYield(far).write_all(b"the last bytes")
+                yield near.readable
+                far.abort()
+                assert near.is_lost
+                assert (yield from ReadYield(near).read()) == b"the last bytes"
+                assert near.is_lost
+                with pytest.raises(Broken):
+                    yield from ReadYield(near).read()
+                assert near.is_lost
+
+    run(reactor, service())
+
+
 def test_the_name_of_a_unix_socket_can_be_too_long(reactor: Reactor, tmp_path: Path) -> None:
     path = tmp_path / ("x" * 120)
 

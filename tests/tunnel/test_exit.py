@@ -176,6 +176,7 @@ def test_a_name_without_an_address_is_unreachable(network: Dialled, failure: OSE
     ("number", "code"),
     [
         (errno.ECONNREFUSED, ErrorCode.TARGET_REFUSED),
+        (errno.ECONNRESET, ErrorCode.TARGET_REFUSED),
         (errno.ETIMEDOUT, ErrorCode.TIMEOUT),
         (errno.EHOSTUNREACH, ErrorCode.TARGET_UNREACHABLE),
         (errno.ENETUNREACH, ErrorCode.TARGET_UNREACHABLE),

@@ -25,7 +25,7 @@ class Stream:
     def __init__(self) -> None:
         self.readable, self.writable = Signal(), Signal()
         self.arrived = b""
-        self.has_ended = False
+        self.has_ended = self.is_full = False
         self.code: ErrorCode | None = None
 
     def give(self, data: bytes) -> None:
@@ -45,6 +45,8 @@ class Stream:
         return bytes(buffer[: self.readinto(buffer)])
 
     def write(self, data: Any) -> int:
+        if self.is_full:
+            raise BlockingIOError
         return len(data)
 
     def close(self) -> None:
@@ -122,3 +124,28 @@ def test_a_slow_connection_is_not_idle() -> None:
         yield Sleep(0)
 
     assert ended_after_s(use, idle_s=5.0, bytes_per_s=10) == math.inf
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["both sides wait", "the socket is read"])
+def test_a_lost_socket_is_noticed_although_nothing_is_read_from_it(is_full: bool) -> None:
+    """The other end of the tunnel takes no bytes, so those of the socket are not read."""
+    near, far = socket.socketpair()
+    stream = Stream()
+    stream.is_full = is_full
+    far.send(b"to the tunnel")
+    stream.give(b"to the program, which does not read it")
+
+    def service() -> Service[float]:
+        splicing = yield Spawn(Splice(SocketStream(near), stream).run())  # type: ignore[arg-type]
+        yield Sleep(1_000)
+        assert not splicing.is_finished
+        far.close()  # unread bytes make it a reset
+        began_s: float = yield CurrentTime()
+        with pytest.raises(PeerError, match=r"broke|lost"):
+            yield from splicing.join()
+        now_s: float = yield CurrentTime()
+        return now_s - began_s
+
+    with Reactor(clock=FakeClock()) as reactor, near, far:
+        assert run(reactor, service()) <= 10
+    assert stream.code is ErrorCode.DISCONNECTED

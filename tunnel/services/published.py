@@ -107,7 +107,8 @@ def target_error(error: ConnectError | TimedOut) -> PeerError:
     """A failure to reach a server, with the code that the other end of the tunnel receives."""
     # A name may have several addresses; the most telling failure counts.
     numbers = set() if isinstance(error, TimedOut) else {failure.errno for failure in error.errors}
-    if errno.ECONNREFUSED in numbers:
+    # A reset comes from a server that accepts and closes at once.
+    if numbers & {errno.ECONNREFUSED, errno.ECONNRESET}:
         return PeerError("the target refused the connection", ErrorCode.TARGET_REFUSED)
     if isinstance(error, TimedOut) or errno.ETIMEDOUT in numbers:
         return PeerError("the target did not answer", ErrorCode.TIMEOUT)

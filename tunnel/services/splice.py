@@ -5,8 +5,9 @@ the other, as between two sockets. A direction whose bytes are not taken stops i
 window or the credit of the sub-stream. Each direction holds the bytes of one read at most, and nothing while
 it waits for its source.
 
-A connection that breaks is never passed on as an orderly end. A reset of the socket ends the sub-stream with
-code DISCONNECTED. A sub-stream that is given up, or whose tunnel breaks, resets the socket.
+A connection that breaks is never passed on as an orderly end, and is noticed within 10 s also while nothing
+is read from it. A reset of the socket ends the sub-stream with code DISCONNECTED. A sub-stream that
+is given up, or whose tunnel breaks, resets the socket.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tunnel.established import SubStream
 __all__ = ["Splice"]
 
 _READ_BYTES: Final = 64 * 1024
+_LOOK_S: Final = 5.0  # between two looks at a connection; after two without a byte it may be found broken
 
 
 class Splice:
@@ -47,7 +49,7 @@ class Splice:
     ) -> None:
         self._sock = sock
         self._stream = stream
-        self._idle_s = idle_s
+        self._idle_s = math.inf if idle_s is None else idle_s
         self._half_open_s = half_open_s
         self._bytes_per_s = bytes_per_s
         # A piece takes a second at most, so that the pause after it is no silence.
@@ -70,8 +72,7 @@ class Splice:
         try:
             yield from scope.spawn(self._copy(self._send(first), scope), name="into the tunnel")
             yield from scope.spawn(self._copy(self._receive(), scope), name="out of the tunnel")
-            if self._idle_s is not None:
-                yield from scope.spawn(self._watch(self._idle_s, scope), name="idle watch")
+            yield from scope.spawn(self._watch(scope), name="watch")
             yield from scope.join()
             if self._failure is not None:
                 code = self._failure.code
@@ -145,13 +146,18 @@ class Splice:
             # connection broke instead, reading it fails as well.
             pass
 
-    def _watch(self, idle_s: float, scope: Scope) -> Service[None]:
-        half_open_s = min(idle_s, self._half_open_s)
-        last, silent_s, limit_s = (0, 0), 0.0, idle_s
+    def _watch(self, scope: Scope) -> Service[None]:
+        """End what has been silent for too long, or whose socket broke while neither side takes bytes."""
+        half_open_s = min(self._idle_s, self._half_open_s)
+        tick_s = min(half_open_s / 2, _LOOK_S)
+        last, silent_s, limit_s = (0, 0), 0.0, self._idle_s
         while silent_s < limit_s:
-            yield Sleep(half_open_s / 2)
+            yield Sleep(tick_s)
             now = self.sent_bytes + self.received_bytes, self._copying  # the end of a direction is no silence
-            silent_s = silent_s + half_open_s / 2 if now == last else 0.0
+            if now == last and self._sock.is_lost:
+                self._fail(PeerError("the connection broke", ErrorCode.DISCONNECTED), scope)
+                return
+            silent_s = silent_s + tick_s if now == last else 0.0
             last = now
-            limit_s = idle_s if self._copying == 2 else half_open_s
+            limit_s = self._idle_s if self._copying == 2 else half_open_s
         self._fail(PeerError(f"no byte moved for {limit_s:g} s", ErrorCode.TIMEOUT), scope)
