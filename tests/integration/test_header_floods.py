@@ -93,11 +93,16 @@ def test_refused_headers_are_charged_to_the_neighbour_that_sent_them(group: Node
     charged = []
     turns = bob.context.turns
     charge = turns.charge
-    turns.charge = lambda source, *, weight: (charged.append(source), charge(source, weight=weight))  # type: ignore
+
+    def note(source: bytes, neighbour: bytes, *, weight: float = 1.0) -> None:
+        charged.append((source, neighbour))
+        charge(source, neighbour, weight=weight)
+
+    turns.charge = note  # type: ignore[method-assign]
     with RawPeer(bob.descriptor, group.engine).handshake() as peer:
         peer.open(PROFILE, os.urandom(INTERACTIVE.header_bytes))
         assert peer.reset_code() is ErrorCode.BAD_HEADER
-        assert charged == [link.source for link in bob.links]
+        assert charged == [(link.source, peer.id) for link in bob.links]
 
 
 def test_a_link_that_ends_while_it_waits_leaves_nothing(group: NodeGroup) -> None:

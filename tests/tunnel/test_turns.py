@@ -21,23 +21,23 @@ class Flood:
         self.turns = turns
         self.now_s = 50.0
         self.given: list[bytes] = []
-        self.arrived: list[bytes] = []
+        self.arrived: list[Flood.Link] = []
 
     class Link:
-        def __init__(self, flood: Flood, source: bytes, weight: float) -> None:
-            self.flood, self.source, self.weight = flood, source, weight
+        def __init__(self, flood: Flood, source: bytes, neighbour: bytes) -> None:
+            self.flood, self.source, self.neighbour = flood, source, neighbour
 
         def set(self) -> None:
-            self.flood.given.append(self.source)
-            self.flood.arrived.append(self.source)
+            self.flood.given.append(self.neighbour or self.source)
+            self.flood.arrived.append(self)
 
     def spend_the_burst(self) -> None:
         while self.turns.take(b"before", now_s=self.now_s):
             pass
 
-    def want(self, source: bytes, weight: float = 1.0) -> Link:
-        link = self.Link(self, source, weight)
-        self.turns.wait(source, link, weight=weight)
+    def want(self, source: bytes, weight: float = 1.0, *, neighbour: bytes = b"") -> Link:
+        link = self.Link(self, source, neighbour)
+        self.turns.wait(source, neighbour, link, weight=weight)
         return link
 
     def run(self, seconds: float, weights: dict[bytes, float], *, garbage: tuple[bytes, ...] = ()) -> None:
@@ -46,10 +46,11 @@ class Flood:
         while self.now_s < end_s:
             self.now_s += 0.001
             self.turns.give(self.now_s)
-            for source in self.arrived:
-                if source in garbage:
-                    self.turns.charge(source, weight=weights[source])
-                self.want(source, weights[source])
+            for link in self.arrived:
+                weight = weights[link.source]
+                if link.source in garbage or link.neighbour in garbage:
+                    self.turns.charge(link.source, link.neighbour, weight=weight)
+                self.want(link.source, weight, neighbour=link.neighbour)
             self.arrived.clear()
 
 
@@ -91,6 +92,22 @@ def test_the_first_header_of_another_source_waits_for_one_turn(links: int) -> No
         assert crowd.given.index(b"honest") - before <= 1
 
 
+@pytest.mark.parametrize("kind", ["valid", "garbage"])
+def test_nor_does_it_wait_for_others_of_its_own_source(kind: str) -> None:
+    """A thousand links of one network, where an honest peer lives too."""
+    crowd, weights = flood(), {b"network": 1.0}
+    crowd.spend_the_burst()
+    hostile = tuple(b"%d" % n for n in range(1_000))
+    for each in hostile:
+        crowd.want(b"network", neighbour=each)
+    garbage = hostile if kind == "garbage" else ()
+    crowd.run(2.0, weights, garbage=garbage)
+    before = len(crowd.given)
+    crowd.want(b"network", neighbour=b"honest")
+    crowd.run(0.005, weights, garbage=garbage)
+    assert crowd.given.index(b"honest") - before <= 1
+
+
 def test_garbage_lowers_the_share_of_its_source() -> None:
     crowd, weights = flood(), {b"garbage": 1.0, b"honest": 1.0}
     crowd.spend_the_burst()
@@ -106,7 +123,7 @@ def test_debts_are_forgiven() -> None:
     crowd = flood()
     crowd.spend_the_burst()
     for _ in range(100_000):
-        crowd.turns.charge(b"relay")
+        crowd.turns.charge(b"relay", b"")
     weights = {b"relay": 1.0, b"other": 1.0}
     for source in weights:
         crowd.want(source)
@@ -128,10 +145,10 @@ def test_who_leaves_takes_no_turn() -> None:
     crowd = flood()
     crowd.spend_the_burst()
     gone, stays = crowd.want(b"a"), crowd.want(b"b")
-    crowd.turns.leave(gone)
-    crowd.turns.leave(gone)
+    crowd.turns.leave(b"a", gone)
+    crowd.turns.leave(b"a", gone)
     crowd.turns.give(crowd.now_s + 1)
-    crowd.turns.leave(stays)  # its turn has come already
+    crowd.turns.leave(b"b", stays)  # its turn has come already
     assert crowd.given == [b"b"]
     assert not len(crowd.turns)
 
@@ -146,7 +163,7 @@ def test_a_clock_that_steps_back_gives_nothing_and_takes_nothing() -> None:
 def test_sources_are_bounded() -> None:
     turns: HeaderTurns[Flood.Link] = HeaderTurns(per_s=1e9)
     for number in range(20_000):
-        turns.charge(b"%d" % number)
+        turns.charge(b"%d" % number, b"")
         turns.take(b"x%d" % number, now_s=float(number))
     assert turns.sources <= 4_096
 
@@ -161,7 +178,7 @@ def test_never_more_than_burst_and_rate_allow(calls: list[tuple[bytes, float, bo
     for source, step_s, is_garbage in calls:
         crowd.now_s += step_s
         if is_garbage:
-            crowd.turns.charge(source)
+            crowd.turns.charge(source, b"")
         elif crowd.turns.take(source, now_s=crowd.now_s):
             taken += 1
         else:

@@ -7,9 +7,10 @@ next stream, and reads nothing meanwhile: the flood stays at its sender, and not
 
 Turns are given by start-time fair queueing: each source has its own virtual time, which a turn advances by
 1 / weight; who is furthest behind comes first. A source that was silent starts at the present virtual time,
-and of equals the last to come is first: so its first header waits for one turn, however many others wait. A
-header that does not open costs its source ten turns, and neighbours that are known have eight times the
-weight of others. Where nobody waits all this has no effect.
+and of equals the last to come is first: so its first header waits for one turn, however many others wait. The
+turns of a source go to its neighbours in the same way. A header that does not open costs its sender and its
+source ten turns, and neighbours that are known have eight times the weight of others. Where nobody waits all
+this has no effect.
 
 Pure: time is an argument. Source: docs/security.md; Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM
 1996).
@@ -30,7 +31,7 @@ KNOWN_WEIGHT: Final = 8
 GARBAGE_TURNS: Final = 10
 # Forgiven after so many turns of others: a neighbour may have passed on the garbage of somebody else.
 _MOST_DEBT: Final = 100.0
-_MOST_SOURCES: Final = 4096
+_MOST_KEYS: Final = 4096
 
 
 class Waiter(Protocol):
@@ -39,7 +40,59 @@ class Waiter(Protocol):
     def set(self) -> None: ...
 
 
+T = TypeVar("T")
 W = TypeVar("W", bound=Waiter)
+
+
+class _FairQueue(Generic[T]):
+    """Start-time fair queueing of items by key: a silent key comes next, the others take turns."""
+
+    def __init__(self) -> None:
+        self._clock = 0.0  # virtual time: the start of the last turn
+        self.ends: dict[bytes, float] = {}  # key → virtual time from which it may have its next turn
+        self._heap: list[tuple[float, int, T]] = []  # by start; the last one first among equals
+        self._order = count(0, -1)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, key: bytes, item: T, weight: float) -> None:
+        heapq.heappush(self._heap, (self._plan(key, weight), next(self._order), item))
+
+    def pop(self) -> T:
+        start, _, item = heapq.heappop(self._heap)
+        self._clock = max(self._clock, start)
+        return item
+
+    def pass_by(self, key: bytes, weight: float) -> None:
+        """A turn that waits for nobody."""
+        self._clock = self._plan(key, weight)
+
+    def remove(self, item: T) -> bool:
+        """Remove one such item. Returns whether there was one."""
+        for number, entry in enumerate(self._heap):
+            if entry[2] == item:
+                del self._heap[number]
+                heapq.heapify(self._heap)
+                return True
+        return False
+
+    def charge(self, key: bytes, turns: float) -> None:
+        end = max(self._clock, self.ends.get(key, 0.0)) + turns
+        self._remember(key, min(end, self._clock + _MOST_DEBT))
+
+    def _plan(self, key: bytes, weight: float) -> float:
+        start = max(self._clock, self.ends.get(key, 0.0))
+        self._remember(key, start + 1 / weight)
+        return start
+
+    def _remember(self, key: bytes, end: float) -> None:
+        if key not in self.ends and len(self.ends) >= _MOST_KEYS:
+            # Those that are not ahead are as new ones. If all are, all debts are forgiven.
+            self.ends = {each: at for each, at in self.ends.items() if at > self._clock}
+            if len(self.ends) >= _MOST_KEYS:
+                self.ends.clear()
+        self.ends[key] = end
 
 
 class HeaderTurns(Generic[W]):
@@ -54,67 +107,58 @@ class HeaderTurns(Generic[W]):
         self._burst = max(1.0, per_s / 10)
         self._tokens = self._burst
         self._then_s = float("-inf")
-        self._clock = 0.0  # virtual time: the start of the last turn
-        self._ends: dict[bytes, float] = {}  # source → virtual time from which it may have its next turn
-        self._waiting: list[tuple[float, int, W]] = []  # a heap by start; the last one first among equals
-        self._order = count(0, -1)
+        self._sources: _FairQueue[bytes] = _FairQueue()
+        self._neighbours: dict[bytes, _FairQueue[W]] = {}  # of the sources that wait
 
     def __len__(self) -> int:
         """Number of those that wait."""
-        return len(self._waiting)
+        return len(self._sources)
 
     @property
     def sources(self) -> int:
         """Number of sources that are remembered."""
-        return len(self._ends)
+        return len(self._sources.ends)
 
     def take(self, source: bytes, *, weight: float = 1.0, now_s: float) -> bool:
         """Take a turn if nobody waits and the budget has one; else call `wait`."""
         self._refill(now_s)
-        if self._waiting or self._tokens < 1:
+        if len(self._sources) or self._tokens < 1:
             return False
         self._tokens -= 1
-        self._clock = self._plan(source, weight)
+        self._sources.pass_by(source, weight)
         return True
 
-    def wait(self, source: bytes, waiter: W, *, weight: float = 1.0) -> None:
+    def wait(self, source: bytes, neighbour: bytes, waiter: W, *, weight: float = 1.0) -> None:
         """Put a waiter in its place; `give` sets it."""
-        heapq.heappush(self._waiting, (self._plan(source, weight), next(self._order), waiter))
+        self._sources.push(source, source, weight)
+        self._neighbours.setdefault(source, _FairQueue()).push(neighbour, waiter, weight)
 
-    def leave(self, waiter: W) -> None:
+    def leave(self, source: bytes, waiter: W) -> None:
         """It waits no more; no effect if its turn has come."""
-        left = [entry for entry in self._waiting if entry[2] is not waiter]
-        if len(left) < len(self._waiting):
-            heapq.heapify(left)
-            self._waiting = left
+        queue = self._neighbours.get(source)
+        if queue is not None and queue.remove(waiter):
+            self._sources.remove(source)
+            if not len(queue):
+                del self._neighbours[source]
 
     def give(self, now_s: float) -> float | None:
         """Set the waiters whose turn has come. Returns the seconds to the next turn; None: nobody waits."""
         self._refill(now_s)
-        while self._waiting and self._tokens >= 1:
+        while len(self._sources) and self._tokens >= 1:
             self._tokens -= 1
-            start, _, waiter = heapq.heappop(self._waiting)
-            self._clock = max(self._clock, start)
+            source = self._sources.pop()
+            queue = self._neighbours[source]
+            waiter = queue.pop()
+            if not len(queue):
+                del self._neighbours[source]
             waiter.set()
-        return (1 - self._tokens) / self._per_s if self._waiting else None
+        return (1 - self._tokens) / self._per_s if len(self._sources) else None
 
-    def charge(self, source: bytes, *, weight: float = 1.0) -> None:
-        """A header of this source was garbage."""
-        end = max(self._clock, self._ends.get(source, 0.0)) + GARBAGE_TURNS / weight
-        self._remember(source, min(end, self._clock + _MOST_DEBT))
-
-    def _plan(self, source: bytes, weight: float) -> float:
-        start = max(self._clock, self._ends.get(source, 0.0))
-        self._remember(source, start + 1 / weight)
-        return start
-
-    def _remember(self, source: bytes, end: float) -> None:
-        if source not in self._ends and len(self._ends) >= _MOST_SOURCES:
-            # Those that are not ahead are as new ones. If all are, all debts are forgiven.
-            self._ends = {who: at for who, at in self._ends.items() if at > self._clock}
-            if len(self._ends) >= _MOST_SOURCES:
-                self._ends.clear()
-        self._ends[source] = end
+    def charge(self, source: bytes, neighbour: bytes, *, weight: float = 1.0) -> None:
+        """A header of this neighbour was garbage."""
+        self._sources.charge(source, GARBAGE_TURNS / weight)
+        if (queue := self._neighbours.get(source)) is not None:
+            queue.charge(neighbour, GARBAGE_TURNS / weight)
 
     def _refill(self, now_s: float) -> None:
         passed_s = max(0.0, now_s - self._then_s)

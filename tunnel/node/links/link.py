@@ -186,12 +186,12 @@ class Link:
     def _wait_turn(self) -> Service[None]:
         """Wait for a turn to serve one stream. Nothing is read meanwhile, so a flood stays at its sender."""
         turns, turn = self._node.turns, Signal()
-        turns.wait(self.source, turn, weight=self.weight)
+        turns.wait(self.source, self.peer.node_id, turn, weight=self.weight)
         self._node.turn_wanted.set()
         try:
             yield turn
         finally:
-            turns.leave(turn)
+            turns.leave(self.source, turn)
 
     def _receive_once(self, socket: SocketStream) -> int:
         try:

@@ -88,7 +88,7 @@ class LinkTable:
         """A header of this neighbour was garbage: see tunnel/link/turns.py."""
         pool = self.pools.get(peer_id)
         for link in pool.links[:1] if pool is not None else ():
-            self._node.turns.charge(link.source, weight=link.weight)
+            self._node.turns.charge(link.source, peer_id, weight=link.weight)
 
     # -- streams -------------------------------------------------------------------------------------
 
