@@ -149,6 +149,16 @@ def test_a_connection_without_a_key_has_a_tunnel_alone(make_front: Make) -> None
     assert front.echo(streams[1], b"hello") == b"hello"
 
 
+def test_connections_without_a_key_wait_while_tunnels_are_being_opened(
+    net: LocalNetwork, make_front: Make
+) -> None:
+    front = make_front(most=2)
+    opening = [net.submit(front.pool.open(ECHO, None)) for _ in range(7)]
+    front.streams += [future.result(timeout=PATIENCE_S) for future in opening]
+    assert [front.echo(stream, b"hello") for stream in front.streams] == [b"hello"] * 7
+    assert front.node.asked == 7
+
+
 def test_a_tunnel_that_is_not_wanted_any_more_before_it_is_open_is_closed(
     net: LocalNetwork, make_front: Make
 ) -> None:

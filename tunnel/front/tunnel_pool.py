@@ -131,6 +131,7 @@ class TunnelPool:
         self._life_s = life_s
         self._open_s = open_s
         self._places: OrderedDict[Hashable, list[_Place]] = OrderedDict()  # the key used last is last
+        self._waiting: list[Signal] = []  # of those that wait for room
         self._scope = Scope("tunnels of a front", fail_together=False)
 
     def __len__(self) -> int:
@@ -205,6 +206,10 @@ class TunnelPool:
 
     def _take_alone(self) -> Service[_Place]:
         """A tunnel for one sub-stream, to be opened without another wait."""
+        while self._is_full and self._is_opening:  # such a tunnel is in nobody's way once it is used
+            signal = Signal()
+            self._waiting.append(signal)
+            yield signal
         place = yield from self._open_another(object())
         try:
             yield from place.wait()
@@ -212,11 +217,24 @@ class TunnelPool:
             place.leave.set()  # also if nobody wants it any more
         return place
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self) >= self._most
+
+    @property
+    def _is_opening(self) -> bool:
+        return any(place.tunnel is None for places in self._places.values() for place in places)
+
+    def _wake(self) -> None:
+        """Let those try again that wait for room."""
+        while self._waiting:
+            self._waiting.pop().set()
+
     def _open_another(self, key: Hashable) -> Service[_Place]:
-        if len(self) >= self._most:
+        if self._is_full:
             self._drop_idle()
         # Those that finish their last sub-streams are no longer counted by `len`.
-        if len(self) >= self._most or len(self._scope) >= _MOST_ENDING * self._most:
+        if self._is_full or len(self._scope) >= _MOST_ENDING * self._most:
             raise TableFull(f"all {self._most} tunnels to the exit are in use")
         place = _Place()
         self._places.setdefault(key, []).append(place)
@@ -234,6 +252,7 @@ class TunnelPool:
             tunnel = yield from self._open_tunnel()
             place.tunnel = tunnel
             place.settle()
+            self._wake()
             is_old = yield from tunnel.carrier.stand(place.leave, self._life_s)
             if is_old and place.is_used:
                 yield from self._replace(key)
@@ -300,6 +319,7 @@ class TunnelPool:
             places.remove(place)
             if not places:
                 del self._places[key]
+            self._wake()
 
 
 def _opened(stream: TunnelStream, early: bytes) -> Service[TunnelStream]:
