@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -77,8 +78,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 800))
     def write(self, data: st.DataObject, count: int) -> None:
         upload, rest = data.draw(st.sampled_from(self.uploads))
-        upload.write(bytes(rest[:count]))
-        del rest[:count]
+        if _try(lambda: upload.write(bytes(rest[:count]))) is None:
+            del rest[:count]
+        else:  # FULL: others have sent as much meanwhile
+            self.uploads = [entry for entry in self.uploads if entry[0] is not upload]
+            upload.close()
 
     @precondition(lambda self: self.uploads)
     @rule(data=st.data())
@@ -174,17 +178,79 @@ def test_an_upload_may_end_while_room_is_made_for_another(tmp_path: Path) -> Non
         __slots__ = ()
 
         @property
-        def whole_bytes(self) -> int:  # looked at where another thread would come in
+        def held_bytes(self) -> int:  # looked at where another thread would come in
             second.close()
             return 1
 
-        @whole_bytes.setter
-        def whole_bytes(self, size: int) -> None:
+        @held_bytes.setter
+        def held_bytes(self, size: int) -> None:
             pass
 
     first.__class__ = Ending
     assert store.offered("c", 1, hashlib.sha256(b"c").digest()) == 0
     first.close()
+
+
+# Strangers: what they declare takes nobody's room.
+
+
+def test_a_declared_size_takes_no_room(tmp_path: Path) -> None:
+    """Idle uploads that declare the whole quota, as many as may be, and one chunk of each has come."""
+    store = FileStore(tmp_path, FilesSettings(quota_bytes=QUOTA, uploads=4))
+    idle = [_begun(store, f"idle {number}", b"%d" % number * QUOTA) for number in range(3)]
+    for upload in idle:
+        upload.write(b"x")
+    content = b"h" * (QUOTA - 3)
+    honest = _begun(store, "honest", content)
+    honest.write(content)
+    honest.commit()
+    assert (tmp_path / "honest").read_bytes() == content
+    with pytest.raises(StoreRefused, match="FULL"):
+        idle[0].write(b"x")
+    for upload in idle:
+        upload.close()
+
+
+def test_an_offer_and_a_declared_size_remove_nothing(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, FilesSettings(quota_bytes=QUOTA))
+    part = _begun(store, "mine", b"m" * QUOTA)
+    part.write(b"m" * 500)
+    part.close()
+    for number in range(20):
+        content = b"%02d" % number * (QUOTA // 2)
+        assert store.offered("other", QUOTA, hashlib.sha256(content).digest()) == 0
+        _begun(store, "other", content).close()
+    assert store.part_path(part.digest).stat().st_size == 500
+    again = _begun(store, "mine", b"m" * QUOTA, 500)
+    again.write(b"m" * (QUOTA - 500))
+    again.commit()
+
+
+def test_bytes_that_have_come_displace_as_many_of_idle_parts(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, FilesSettings(quota_bytes=QUOTA))
+    parts = [_begun(store, f"part {number}", b"%d" % number * QUOTA) for number in range(4)]
+    for number, part in enumerate(parts):
+        part.write(bytes(QUOTA // 4))
+        part.close()
+        os.utime(store.part_path(part.digest), (time.time() - 100 + number,) * 2)
+    upload = _begun(store, "new", b"n" * QUOTA)
+    for gone in (1, 1, 2):  # an eighth of the quota each time
+        upload.write(b"n" * (QUOTA // 8))
+        assert [store.part_path(part.digest).exists() for part in parts] == [False] * gone + [True] * (
+            4 - gone
+        )
+    upload.close()
+
+
+def test_empty_parts_go_first(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, FilesSettings(files=5))
+    part = _begun(store, "mine", b"mine")
+    part.write(b"m")
+    part.close()
+    for number in range(20):
+        _begun(store, "a", b"%d" % number).close()
+    assert store.part_path(part.digest).exists()
+    assert len(os.listdir(tmp_path)) <= 5
 
 
 def test_names_that_the_rule_forbids_are_not_listed(tmp_path: Path) -> None:

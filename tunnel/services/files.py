@@ -32,7 +32,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from reactor import RunInThread, Service
 from tunnel.arguments import check_fields, setting
@@ -87,7 +87,7 @@ class FilesSettings:
         uploads: at the same time; each holds an open file.
     """
 
-    quota_bytes: int = setting(1 << 30, "Total size of the folder, uploads in progress included.", "bytes")
+    quota_bytes: int = setting(1 << 30, "Total size of the folder, with what has come of unfinished uploads.", "bytes")
     files: int = setting(10_000, "Number of complete files. As many digests are remembered.")
     file_bytes: int = setting(1 << 30, "Size of the largest file.", "bytes")
     may_get: bool = setting(True, "Whether files can be read.")
@@ -224,6 +224,14 @@ def until_done(step: Callable[[], bool]) -> Service[None]:
         pass
 
 
+class _Found(NamedTuple):
+    """A regular file of the folder. Attributes: changed_s: its time of change, by the wall clock."""
+
+    name: str
+    size: int
+    changed_s: float
+
+
 class FileStore:
     """The folder of a files service.
 
@@ -251,6 +259,8 @@ class FileStore:
         # Weak: an upload that began for a service cancelled meanwhile has no owner.
         self._uploads: weakref.WeakValueDictionary[bytes, Upload] = weakref.WeakValueDictionary()
         self._digests: dict[str, tuple[Identity, bytes]] = {}  # of hashed files, by name
+        # On the disk, with what uploads are about to write; None: look at the disk again.
+        self._used_bytes: int | None = None
 
     def entries(self, after: str = "") -> list[FileEntry]:
         """The complete files after this name, in order. Names that have no form on the wire are omitted."""
@@ -282,7 +292,7 @@ class FileStore:
             self._check_name(name)
             self._make_folder()
             held_bytes = self._part_bytes(digest)
-            self._make_room(digest, size)
+            self._check_room(digest, size, self._scan())
             self._try_name(name)
             return min(held_bytes, size)
 
@@ -325,11 +335,16 @@ class FileStore:
                 self._close_idle()
             if digest in self._uploads or len(self._uploads) >= self.settings.uploads:
                 raise StoreRefused(FileStatus.BUSY)
-            if self._part_bytes(digest) < offset:
+            held_bytes = self._part_bytes(digest)
+            if held_bytes < offset:
                 raise StoreRefused(FileStatus.CHANGED)
-            self._make_room(digest, size)
+            found = self._scan()
+            self._check_room(digest, size, found)
+            self._remove_old_parts(digest, found)
             upload = Upload(self, name, size, digest, offset)
+            upload.held_bytes = held_bytes
             self._uploads[digest] = upload
+            self._used_bytes = None
             return upload
 
     def path_of(self, name: str) -> Path:
@@ -348,6 +363,7 @@ class FileStore:
         upload = self._uploads.get(digest)
         if upload is not None and upload.token is token:
             self._uploads.pop(digest, None)
+            self._used_bytes = None
 
     def known_digest(self, name: str, found: os.stat_result) -> bytes | None:
         """The digest of a file that is unchanged since it was hashed; None: unknown."""
@@ -403,42 +419,74 @@ class FileStore:
             return 0
         return found.st_size
 
-    def _make_room(self, digest: bytes, size: int) -> None:
-        """Make room for a file of this digest by removing idle parts. Raises StoreRefused: FULL."""
-        settings = self.settings
-        found = self._scan()
-        uploads = self._current()
-        count = sum(1 for name, _, _ in found if not _PART.fullmatch(name)) + len(uploads)
-        if size > settings.file_bytes or count >= settings.files:
-            raise StoreRefused(FileStatus.FULL)
-        in_use = {self.part_path(other).name for other in (*(upload.digest for upload in uploads), digest)}
-        # Each upload in progress counts with its final size.
-        used = sum(bytes_ for name, bytes_, _ in found if name not in in_use)
-        used += sum(upload.whole_bytes for upload in uploads if upload.digest != digest)
-        idle = sorted(
-            (changed_s, bytes_, name)
-            for name, bytes_, changed_s in found
-            if _PART.fullmatch(name) and name not in in_use
-        )
-        oldest_s = self._wall_clock() - _PART_AGE_S
-        for index, (changed_s, bytes_, name) in enumerate(idle):
-            # Empty parts count too: they take an entry of the folder and time of each scan.
-            is_one_too_many = count + len(idle) - index >= settings.files
-            if changed_s < oldest_s or is_one_too_many or used + size > settings.quota_bytes:
-                os.unlink(self.folder / name)
-                used -= bytes_
-        if used + size > settings.quota_bytes:
+    def take_room(self, upload: Upload, held_bytes: int) -> None:
+        """Before an upload writes: count the bytes that it will then hold.
+
+        Only bytes that have come are counted: a size that is only declared must take nobody's room. Idle
+        parts give way to them, the oldest first. So a peer that wants another's part removed has to send as
+        many bytes as it holds.
+
+        Raises:
+            StoreRefused: FULL.
+        """
+        with self._lock:
+            more = held_bytes - upload.held_bytes
+            used = self._used_bytes
+            if used is None or used + more > self.settings.quota_bytes:
+                used = self._remove_parts(more)
+            upload.held_bytes += more
+            self._used_bytes = used + more
+
+    def _check_room(self, digest: bytes, size: int, found: list[_Found]) -> None:
+        """Refuse a file for which there is no room even without idle parts. Raises StoreRefused: FULL."""
+        settings, uploads = self.settings, self._current()
+        files = [each for each in found if not _PART.fullmatch(each.name)]
+        used = sum(each.size for each in files)
+        used += sum(upload.held_bytes for upload in uploads if upload.digest != digest)
+        is_full = len(files) + len(uploads) >= settings.files or used + size > settings.quota_bytes
+        if is_full or size > settings.file_bytes:
             raise StoreRefused(FileStatus.FULL)
 
-    def _scan(self) -> list[tuple[str, int, float]]:
-        """Name, size in bytes and time of change of each regular file."""
+    def _remove_old_parts(self, digest: bytes, found: list[_Found]) -> None:
+        """Remove idle parts that are too old, and those that exceed the number of files, empty ones first."""
+        oldest_s = self._wall_clock() - _PART_AGE_S
+        idle = sorted(self._idle_parts(found, digest), key=lambda part: (part.size > 0, part.changed_s))
+        left = len(found) - self.settings.files + 1
+        for part in idle:
+            if part.changed_s < oldest_s or left > 0:
+                os.unlink(self.folder / part.name)
+                left -= 1
+
+    def _remove_parts(self, more: int) -> int:
+        """Remove idle parts until `more` bytes fit; returns the bytes in use. Raises StoreRefused: FULL."""
+        found, uploads = self._scan(), self._current()
+        writing = {self.part_path(upload.digest).name for upload in uploads}
+        used = sum(each.size for each in found if each.name not in writing)
+        used += sum(upload.held_bytes for upload in uploads)
+        for part in sorted(self._idle_parts(found), key=lambda part: part.changed_s):
+            if used + more <= self.settings.quota_bytes:
+                break
+            os.unlink(self.folder / part.name)
+            used -= part.size
+        if used + more > self.settings.quota_bytes:
+            raise StoreRefused(FileStatus.FULL)
+        return used
+
+    def _idle_parts(self, found: list[_Found], *wanted: bytes) -> list[_Found]:
+        """The parts that no upload writes, except those of the `wanted` digests."""
+        digests = (*wanted, *(upload.digest for upload in self._current()))
+        in_use = {self.part_path(digest).name for digest in digests}
+        return [each for each in found if _PART.fullmatch(each.name) and each.name not in in_use]
+
+    def _scan(self) -> list[_Found]:
+        """All regular files, complete or not."""
         found = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 try:
                     if entry.is_file(follow_symlinks=False):
                         status = entry.stat(follow_symlinks=False)
-                        found.append((entry.name, status.st_size, status.st_mtime))
+                        found.append(_Found(entry.name, status.st_size, status.st_mtime))
                 except FileNotFoundError:
                     continue  # just removed or renamed
         return found
@@ -449,12 +497,14 @@ class Upload:
 
     Attributes:
         whole_bytes, digest: of the complete file.
+        held_bytes: of its part on the disk, with what it is about to write; the store counts them.
         token: distinguishes it from a later upload of the same content.
     """
 
     def __init__(self, store: FileStore, name: str, size: int, digest: bytes, offset: int) -> None:
         self.whole_bytes = size
         self.digest = digest
+        self.held_bytes = 0
         self._store = store
         self.name = name
         self._offset = offset
@@ -483,10 +533,11 @@ class Upload:
         return self._checked(lambda: self.file.rehash(self._offset))
 
     def write(self, data: bytes) -> None:
-        """Store the next bytes. Raises StoreRefused: SIZE (more than announced), BUSY."""
+        """Store the next bytes. Raises StoreRefused: SIZE (more than announced), FULL, BUSY."""
         if len(data) > self.missing_bytes:
             self.file.discard()
             raise StoreRefused(FileStatus.SIZE)
+        self._store.take_room(self, max(self.held_bytes, self.file.size + len(data)))
         self._checked(lambda: self.file.write(data))
 
     def commit(self) -> None:
