@@ -87,7 +87,9 @@ class FilesSettings:
         uploads: at the same time; each holds an open file.
     """
 
-    quota_bytes: int = setting(1 << 30, "Total size of the folder, with what has come of unfinished uploads.", "bytes")
+    quota_bytes: int = setting(
+        1 << 30, "Total size of the folder, with what has come of unfinished uploads.", "bytes"
+    )
     files: int = setting(10_000, "Number of complete files. As many digests are remembered.")
     file_bytes: int = setting(1 << 30, "Size of the largest file.", "bytes")
     may_get: bool = setting(True, "Whether files can be read.")
