@@ -47,3 +47,19 @@ def test_levels_are_counted_apart(caplog: pytest.LogCaptureFixture) -> None:
         limit.log(logging.INFO, "ended a frame", "expected")
     limit.warning("ended a frame", "this one matters")
     assert caplog.records[-1].getMessage() == "node 0102 ended a frame: this one matters"
+
+
+def test_failures_of_services_have_a_limit_too(caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger who finds the input on which a service fails writes no traceback with each query."""
+    clock = Clock()
+    limit = LogLimit(logging.getLogger("tunnel.node"), "0102", clock)
+    for _ in range(1_000):
+        limit.failure("failed in an inner service", ValueError("bad input"), "inner service Echo failed")
+    assert [record.getMessage() for record in caplog.records] == [
+        "node 0102: inner service Echo failed"
+    ] * LINES
+    assert all(record.exc_info for record in caplog.records)
+    caplog.clear()
+    clock.now_s += PERIOD_S
+    limit.tell()
+    assert "failed in an inner service 980 more times" in caplog.text

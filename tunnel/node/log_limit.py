@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from reactor.errors import log_failure
+
 __all__ = ["LINES", "PERIOD_S", "LogLimit"]
 
 LINES: Final = 20
@@ -50,13 +52,26 @@ class LogLimit:
             event: what the node did, one of few fixed texts such as "refused a connection".
             reason: this time.
         """
+        if self._admits(level, event):
+            self._log.log(level, "node %s %s: %s", self._name, event, reason)
+
+    def failure(self, event: str, error: BaseException, text: str) -> None:
+        """Log an error as `log_failure` does, with its traceback, or count it.
+
+        Args:
+            text: what has failed, behind the name of the node.
+        """
+        if self._admits(logging.ERROR, event):
+            log_failure(self._log, error, "node %s: %s", self._name, text)
+
+    def _admits(self, level: int, event: str) -> bool:
         self.tell()
         period = self._periods.setdefault((level, event), _Period(self._now_s()))
         if period.written >= LINES:
             period.left_out += 1
-            return
+            return False
         period.written += 1
-        self._log.log(level, "node %s %s: %s", self._name, event, reason)
+        return True
 
     def tell(self) -> None:
         """Write the counts of the periods that are over; called regularly by the keeper."""

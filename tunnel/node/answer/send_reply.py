@@ -14,7 +14,6 @@ import logging
 from functools import partial
 
 from reactor import RunInThread, Service, Sleep, WriteYield, needs_yield_from
-from reactor.errors import log_failure
 from readwrite_comp.errors import is_same_error, renewed
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
@@ -125,7 +124,8 @@ def _answer(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Servi
     except PeerError:
         raise
     except Exception as error:
-        log_failure(log, error, "node %s: inner service %s failed", node.name, (yield from running()))
+        text = f"inner service {(yield from running())} failed"
+        node.log_limit.failure("failed in an inner service", error, text)
         yield from _announce_failure(replies)
         raise PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED) from error
     # The reply ends first: the user may wait for that before ending the query.

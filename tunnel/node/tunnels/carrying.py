@@ -28,7 +28,6 @@ from reactor import (
     needs_yield_from,
     timeout_after,
 )
-from reactor.errors import log_failure
 from readwrite_comp.errors import is_same_error, renewed
 from tunnel.codes import Report, short
 from tunnel.errors import (
@@ -354,7 +353,7 @@ class _Carriage:
     def __init__(self, node: NodeContext, sent: _Sent, services: InnerService | None) -> None:
         self._node = node
         self._sent = sent
-        self._handler = refuse_stream if services is None else service_handler(services, node.limits)
+        self._handler = refuse_stream if services is None else service_handler(services, node)
         self._stream: Stream | None = None
         self._place: str | None = None  # of the failure, if known without a report
         self._own_error: PeerError | None = None  # raised by `use` while the tunnel worked
@@ -491,7 +490,7 @@ class _Carriage:
             yield from run_with_guards(
                 carry_on(),
                 serve_streams(
-                    life.counters, life.accept, self._handler, most=self._node.limits.tunnel.sub_streams
+                    self._node, life.accept, self._handler, most=self._node.limits.tunnel.sub_streams
                 ),
             )
 
@@ -532,7 +531,8 @@ def tunnel_service(
             core.give_up(error.code)
             raise
         except Exception as error:  # noqa: BLE001 - the other end gets its code
-            log_failure(log, error, "node %s: inner service %s failed", node.name, (yield from running()))
+            text = f"inner service {(yield from running())} failed"
+            node.log_limit.failure("failed in an inner service", error, text)
             core.give_up(ErrorCode.SERVICE_FAILED)
             # The end travels to Alice in the tunnel; the status follows.
             failed.append(
@@ -543,8 +543,8 @@ def tunnel_service(
         yield from pump(node, stream, core, first=first)
         life.end()
 
-    handler = service_handler(node.service, node.limits)
-    streams = serve_streams(node.counters, life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
+    handler = service_handler(node.service, node)
+    streams = serve_streams(node, life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
     try:
         yield from run_with_guards(carry_on(), use(), streams)
         if failed:

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from reactor import YIELD, Cancelled, Scope, Service, Signal, move_on_after, needs_yield_from
-from reactor.errors import is_ctrl_c, log_failure
+from reactor.errors import is_ctrl_c
 from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, TargetKind
-from tunnel.node.counters import Counters
-from tunnel.node.limits import Limits
+from tunnel.node.context import NodeContext
 from tunnel.node.tunnels.tunnel import TunnelStream
 from tunnel.node.waits import run_with_guards
 from tunnel.services import InnerService, Services, StreamService
@@ -37,13 +36,15 @@ def refuse_stream(stream: TunnelStream) -> Service[None]:
     yield
 
 
-def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
+def service_handler(service: InnerService, node: NodeContext) -> StreamHandler:
     """A handler for the services of a node.
 
     For an `InnerService` the sub-stream carries the query in, and the reply out. The reply ends when the
     service returns, not when the query does: a client that waits for the end of the reply before it ends its
     own half would wait forever.
     """
+
+    limits = node.limits
 
     def handle(stream: TunnelStream) -> Service[None]:
         core, target = stream.core, stream.core.target
@@ -52,28 +53,28 @@ def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
         label = service.label(target.address) if is_named and isinstance(service, Services) else ""
         if isinstance(named, StreamService):
             served = run_service(named.serve, core, label=label)
-            yield from run_with_guards(_logged(served), _watch(core))
+            yield from run_with_guards(_logged(node, served), _watch(core))
             yield from _finish(core, limits.linger_s, limits.answer_s)
             return
         core.confirm()
         # When the sub-stream is given up, the service is cancelled at its wait, as for queries.
         served = run_service(named.handle, stream, _StreamReply(stream), label=label)
-        yield from run_with_guards(_logged(served), _watch(core))
+        yield from run_with_guards(_logged(node, served), _watch(core))
         yield from _finish(core, limits.linger_s, limits.answer_s)
 
     return handle
 
 
-def _logged(service: Service[None]) -> Service[None]:
+def _logged(node: NodeContext, service: Service[None]) -> Service[None]:
     """Run a service. Raises PeerError: as it does, or (SERVICE_FAILED) for another error, which is logged."""
     try:
         yield from service
     except PeerError:
         raise
     except Exception as error:
-        log_failure(log, error, "inner service %s failed in a sub-stream", (yield from running()))
-        text = f"inner service failed: {type(error).__name__}"
-        raise PeerError(text, ErrorCode.SERVICE_FAILED) from error
+        text = f"inner service {(yield from running())} failed in a sub-stream"
+        node.log_limit.failure("failed in an inner service", error, text)
+        raise PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED) from error
 
 
 def _watch(core: SubStream[Signal]) -> Service[None]:
@@ -135,7 +136,7 @@ class _StreamReply:
 
 
 def serve_streams(
-    counters: Counters, accept: Callable[[], Service[TunnelStream]], handler: StreamHandler, *, most: int
+    node: NodeContext, accept: Callable[[], Service[TunnelStream]], handler: StreamHandler, *, most: int
 ) -> Service[None]:
     """Serve the sub-streams that the other end opens, as long as the tunnel lives.
 
@@ -152,14 +153,14 @@ def serve_streams(
             if len(scope) >= most:
                 log.debug("a sub-stream is refused: %d are served already", most)
                 stream.core.give_up(TableFull.code)
-                counters.sub_streams_refused += 1
+                node.counters.sub_streams_refused += 1
                 continue
-            yield from scope.spawn(_serve(counters, stream, handler), name="sub-stream")
+            yield from scope.spawn(_serve(node, stream, handler), name="sub-stream")
     finally:
         yield from scope.close()
 
 
-def _serve(counters: Counters, stream: TunnelStream, handler: StreamHandler) -> Service[None]:
+def _serve(node: NodeContext, stream: TunnelStream, handler: StreamHandler) -> Service[None]:
     code = ErrorCode.CANCELLED
     has_ended = False
     try:
@@ -173,9 +174,9 @@ def _serve(counters: Counters, stream: TunnelStream, handler: StreamHandler) -> 
     except BaseException as error:  # the other end learns of it
         if is_ctrl_c(error):
             raise
-        log_failure(log, error, "the service of a sub-stream failed")
+        node.log_limit.failure("failed in a sub-stream", error, "the service of a sub-stream failed")
         code = ErrorCode.SERVICE_FAILED
     finally:
-        counters.sub_streams_refused += not stream.core.is_confirmed
+        node.counters.sub_streams_refused += not stream.core.is_confirmed
         if not has_ended:
             stream.core.give_up(code)
