@@ -24,7 +24,7 @@ from tunnel.geometry import (
     padme,
 )
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES
-from tunnel.identity.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S
+from tunnel.identity.key_ring import EARLY_ROTATION_S, FULL_ROTATION_S, KEEP_PREVIOUS_S
 from tunnel.identity.keys import EPOCH_S
 from tunnel.link.cells import CELL_HEAD_BYTES, CELLS, CellType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, MAX_BITS
@@ -284,7 +284,7 @@ def test_the_flags_of_a_head_and_the_profiles_are_named() -> None:
 
 def test_the_times_and_the_rate_of_the_text() -> None:
     epochs = _section(PROTOCOL, "Onion key epochs")
-    for seconds in (EPOCH_S, KEEP_PREVIOUS_S, EARLY_ROTATION_S, CLOCK_SKEW_S):
+    for seconds in (EPOCH_S, KEEP_PREVIOUS_S, EARLY_ROTATION_S, FULL_ROTATION_S, CLOCK_SKEW_S):
         assert f"{seconds:,} s" in epochs
     fast, slow = HEADERS_PER_S["openssl"], HEADERS_PER_S["pycryptodome"]
     assert f"{fast:,} a second, {slow:,} with the slower engine" in " ".join(PROTOCOL.split())

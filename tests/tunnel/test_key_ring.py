@@ -212,7 +212,7 @@ def test_a_descriptor_replaces_the_last_one_after_a_restart_with_another_clock(t
 
 
 def test_a_full_table_asks_for_an_early_change() -> None:
-    a_ring = ring(limit=4, share=2)
+    a_ring = ring(limit=8, share=2)
     (epoch,) = a_ring.opening(NOW_S)
     hostile, honest = b"h" * 32, b"o" * 32
 

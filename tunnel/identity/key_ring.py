@@ -31,7 +31,7 @@ from tunnel.identity.state_dir import remove_file, write_private
 from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S, LATEST_S, Hop, OpeningKey
 from tunnel.onion.replay import DEFAULT_LIMIT, ReplayTable
 
-__all__ = ["EARLY_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]
+__all__ = ["EARLY_ROTATION_S", "FULL_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]
 
 log = logging.getLogger("tunnel.node")
 
@@ -39,6 +39,8 @@ log = logging.getLogger("tunnel.node")
 # and headers are accepted until 600 s after their expiry.
 KEEP_PREVIOUS_S = CLOCK_SKEW_S + (LATEST_S + CLOCK_SKEW_S) + CLOCK_SKEW_S
 EARLY_ROTATION_S = 3_600  # least time between early changes: after each, peers fetch the descriptor
+# The same when the table is filling up: a flood at the node's rate of headers fills it in 1,000 s.
+FULL_ROTATION_S = 600
 _NEXT_SERVES_S = EPOCH_S  # life of the next key after the current one
 _SIZE_BYTES = 4
 
@@ -119,8 +121,9 @@ class KeyRing:
 
     @property
     def wants_rotation(self) -> bool:
-        """The current replay table has refused a header for lack of room: call `rotate_early`."""
-        return self.state.current.table.wants_rotation
+        """The current replay table has refused a header for lack of room, or may soon."""
+        table = self.state.current.table
+        return table.wants_rotation or table.is_filling_up
 
     def advance(self, now_s: float) -> bool:
         """Make, promote and erase keys as due. May be called at any time.
@@ -148,7 +151,10 @@ class KeyRing:
         return keys != before
 
     def rotate_early(self, now_s: float) -> bool:
-        """Replace the current key now; the new one has an empty table. At most once an hour.
+        """Replace the current key now; the new one has an empty table.
+
+        At most once an hour, or every ten minutes while the table is filling up: a closed node is worse than
+        reply blocks that no longer open because the key before the previous one is erased.
 
         The old key becomes the previous one. Senders without the new descriptor still seal to it, and its
         table accepts their headers while it has room. The next key is replaced as well.
@@ -157,7 +163,9 @@ class KeyRing:
             Whether it was done: then save the keys, and publish a new descriptor.
         """
         current = self.keys.onion
-        if now_s < current.epoch + CLOCK_SKEW_S + EARLY_ROTATION_S:
+        is_urgent = self.state.current.table.is_filling_up
+        least_s = FULL_ROTATION_S if is_urgent else EARLY_ROTATION_S
+        if now_s < current.epoch + CLOCK_SKEW_S + least_s:
             return False
         ended = replace(current, not_after=int(now_s))
         fresh = new_onion_key(int(now_s) - CLOCK_SKEW_S)

@@ -64,6 +64,9 @@ class Links(Protocol):
     def charge(self, peer_id: bytes) -> None:
         """A header of this neighbour was garbage: others come before it while headers wait."""
 
+    def payer(self, peer_id: bytes) -> bytes:
+        """Whose share of the replay table a neighbour's headers take."""
+
     def open_stream(self, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Stream]:
         """Open a stream to a neighbour; dial first if there is no link to it.
 

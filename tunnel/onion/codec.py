@@ -107,11 +107,14 @@ class OnionCodec:
 
     # --- every node -----------------------------------------------------------------------------------------
 
-    def open_frame(self, header: bytes, profile: Profile, *, neighbour: bytes, now_s: float) -> Opened:
+    def open_frame(
+        self, header: bytes, profile: Profile, *, neighbour: bytes, now_s: float, payer: bytes | None = None
+    ) -> Opened:
         """Open and check a header, in the documented order, and remember it.
 
         Args:
             header: 128·N bytes. neighbour: id of its sender. now_s: seconds since 1970.
+            payer: whose share of the replay table it takes; by default the neighbour's.
         Raises:
             PeerError: BAD_HEADER, UNKNOWN_NEXT, EXPIRED or REPLAYED, for the RESET. TableFull: no room.
         On error: the header is not remembered.
@@ -131,7 +134,7 @@ class OnionCodec:
             )
         check_expiry(slot.expiry, now_s)
         (table,) = (epoch.table for epoch in epochs if epoch.key.epoch == opened.epoch)
-        table.insert(header, slot.expiry, now_s=now_s, neighbour=neighbour)
+        table.insert(header, slot.expiry, now_s=now_s, neighbour=payer or neighbour)
         return opened
 
     # --- proxy ----------------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ headers cannot be made to collide. Tags are grouped by expiry hour and dropped 6
 clock that never steps back. A header of a dropped hour is refused, even if the node's clock was set back and
 shows it as fresh.
 
-A full table refuses new headers: if it forgot old ones, they could be replayed. So that one neighbour cannot
-fill it for all, each may use only its share. At either limit the header is refused, and the table asks for
-an early change of the onion key, which brings an empty table.
+A full table refuses new headers: if it forgot old ones, they could be replayed. So that hostile neighbours
+cannot fill it for all, each may hold only a quarter of what is still free: who comes later has less, but
+finds room behind dozens of them. A neighbour without room is refused, and the table asks for an early change
+of the onion key, which brings an empty table. It asks more urgently when it is filling up.
+Source of the shares: Choudhury and Hahne, "Dynamic queue length thresholds" (1998).
 
 A table can be saved over a restart (`dump`, `restored`). The layout is fixed and ends with a MAC: a damaged
 or truncated table, or one of another key, is refused whole.
@@ -28,7 +30,8 @@ from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S
 __all__ = ["DEFAULT_LIMIT", "ReplayTable"]
 
 DEFAULT_LIMIT = 1_000_000
-_SHARES = 4  # a neighbour may fill a quarter, so it takes four hostile ones to fill the table
+_SHARES = 4  # a neighbour may hold a quarter of what is free: 62 hostile ones fill the default table
+_FILLING_UP = 0.5
 _TAG_BYTES = 8
 _MAC_BYTES = 32
 _MAGIC = b"mtunrpl\x01"
@@ -44,7 +47,7 @@ class ReplayTable:
     Args:
         key: 32 random bytes, kept as long as the onion key.
         limit: most tags; each takes about 135 bytes of memory.
-        share: most tags of one neighbour; by default a quarter of `limit`, at least 1.
+        share: most tags of one neighbour; by default a quarter of what is free.
 
     Attributes:
         wants_rotation: a header was refused for lack of room: the onion key should change early.
@@ -53,7 +56,7 @@ class ReplayTable:
     def __init__(self, key: bytes, *, limit: int = DEFAULT_LIMIT, share: int | None = None) -> None:
         self._key = key
         self._limit = limit
-        self._share = max(1, limit // _SHARES) if share is None else share
+        self._share = share
         # hour → tag → tag of the neighbour that sent it: the file must not contain the neighbour's id.
         self.hours: dict[int, dict[bytes, bytes]] = {}
         self._held: Counter[bytes] = Counter()
@@ -68,6 +71,11 @@ class ReplayTable:
     def latest_now_s(self) -> float:
         """The latest time that this table has seen: headers that had expired by then are refused."""
         return self._latest_now_s
+
+    @property
+    def is_filling_up(self) -> bool:
+        """Whether half of it is taken, and the onion key should change as soon as it may."""
+        return self._count >= _FILLING_UP * self._limit
 
     def held_by(self, neighbour: bytes) -> int:
         """The number of tags of one neighbour."""
@@ -99,13 +107,14 @@ class ReplayTable:
             raise PeerError("this header was accepted before", ErrorCode.REPLAYED)
         who = self._tag(neighbour)
         held = self._held[who]
-        if self._count >= self._limit or held >= self._share:
+        free = self._limit - self._count
+        has_share = _SHARES * held < free if self._share is None else held < self._share
+        if not free or not has_share:
             self.wants_rotation = True
-            if held >= self._share:
-                what, most = "this neighbour's share of the replay table", self._share
-            else:
-                what, most = "the replay table", self._limit
-            raise TableFull(f"{what} is full ({most} headers) until some expire or the onion key changes")
+            what = (
+                f"this neighbour's share of the replay table ({held} headers)" if free else "the replay table"
+            )
+            raise TableFull(f"{what} is full until some expire or the onion key changes")
         self.hours.setdefault(hour, {})[tag] = who
         self._held[who] = held + 1
         self._count += 1

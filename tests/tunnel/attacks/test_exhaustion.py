@@ -8,6 +8,8 @@ key early.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from readwrite_comp import Malformed
@@ -16,11 +18,13 @@ from tests.tunnel.exchange import Cast, cast_of, receive, send
 from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, make_keys
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, PeerError, TableFull
-from tunnel.identity.key_ring import EARLY_ROTATION_S, KeyRing
+from tunnel.identity.key_ring import EARLY_ROTATION_S, FULL_ROTATION_S, KeyRing
+from tunnel.link.turns import HEADERS_PER_S
 from tunnel.modes import ReplyMode
 from tunnel.onion.codec import OnionCodec
 from tunnel.onion.message import MessageR, MessageW
 from tunnel.onion.message_head import MessageHead
+from tunnel.onion.replay import DEFAULT_LIMIT, ReplayTable
 from tunnel.routing.route import Route
 
 HOSTILE, HONEST = b"h" * 32, b"o" * 32
@@ -49,14 +53,56 @@ def outcome(
 def test_one_neighbour_cannot_fill_the_table_for_the_others() -> None:
     cast, bob = cast_of(2), victim(limit=40)
     found = [outcome(bob, fresh_header(cast), HOSTILE) for _ in range(60)]
-    assert found == [None] * 10 + [TableFull] * 50, "a quarter of the table"
-    assert [outcome(bob, fresh_header(cast), HONEST) for _ in range(10)] == [None] * 10
+    assert found == [None] * 8 + [TableFull] * 52, "a quarter of what is free"
+    assert [outcome(bob, fresh_header(cast), HONEST) for _ in range(6)] == [None] * 6
     assert bob.ring.wants_rotation
     assert TableFull.code is ErrorCode.BUSY
+    assert not bob.ring.rotate_early(NOW_S + FULL_ROTATION_S), "one neighbour alone does not hurry the node"
     # With the new key all start again, the hostile one included.
     later = NOW_S + EARLY_ROTATION_S
     assert bob.ring.rotate_early(later)
     assert len(bob.ring.opening(later)[0].table) == 0
+
+
+def test_dozens_of_hostile_neighbours_leave_room() -> None:
+    """Each takes what it gets, one after the other. Without shares of what is free, four filled the table."""
+    table = ReplayTable(bytes(32), limit=100_000)
+    number = itertools.count()
+
+    def insert(neighbour: bytes) -> bool:
+        try:
+            table.insert(b"%d" % next(number), int(NOW_S) + 7_200, now_s=NOW_S, neighbour=neighbour)
+        except TableFull:
+            return False
+        return True
+
+    for hostile in range(32):
+        while insert(b"%d" % hostile):
+            pass
+    assert all(insert(HONEST) for _ in range(10))
+
+
+def test_a_flood_in_a_keys_first_hour_closes_no_node() -> None:
+    """All headers that the node opens in a second (here one for a thousand), from ever new identities, and
+    every twentieth of an honest neighbour, who is never refused. The key is looked at each minute."""
+    ring = KeyRing(make_keys("1"), OPENSSL, limit=DEFAULT_LIMIT // HEADERS_PER_S["openssl"])
+    identity, changes = 0, 0
+    for second in range(2 * 3_600):
+        now_s = NOW_S + second
+        if second % 60 == 59:
+            changes += ring.wants_rotation and ring.rotate_early(now_s)
+        table, expiry = ring.opening(now_s)[0].table, (int(now_s) // 3_600 + 3) * 3_600
+        header = b"%d" % second
+        if second % 20 == 0:
+            table.insert(header, expiry, now_s=now_s, neighbour=HONEST)
+            continue
+        while True:
+            try:
+                table.insert(header, expiry, now_s=now_s, neighbour=b"%d" % identity)
+                break
+            except TableFull:
+                identity += 1
+    assert changes == 11, "every ten minutes and no more often"
 
 
 def test_many_hostile_neighbours_close_the_door_and_do_not_open_it() -> None:

@@ -90,6 +90,16 @@ class LinkTable:
         for link in pool.links[:1] if pool is not None else ():
             self._node.turns.charge(link.source, peer_id, weight=link.weight)
 
+    def payer(self, peer_id: bytes) -> bytes:
+        """Whose share of the replay table a neighbour's headers take.
+
+        Its own if it is known, else that of the network from which it comes, since ids are free. In a local
+        network all may come from one address.
+        """
+        pool = self.pools.get(peer_id)
+        strange = [link.source for link in pool.links if link.weight == 1] if pool is not None else []
+        return strange[0] if strange and not self._node.is_local else peer_id
+
     # -- streams -------------------------------------------------------------------------------------
 
     def open_stream(self, peer_id: bytes, profile: Profile, *, is_own: bool = False) -> Service[Stream]:

@@ -83,6 +83,7 @@ def _serve(node: NodeContext, stream: Stream) -> Service[None]:
             (yield from _read_header(node, stream)),
             stream.profile,
             neighbour=stream.peer_id,
+            payer=node.links.payer(stream.peer_id),
             now_s=node.wall_clock(),
         )
     except PeerError as error:
