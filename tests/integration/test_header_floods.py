@@ -88,6 +88,22 @@ def test_a_flood_of_headers_does_not_hold_up_others(group: NodeGroup, kind: str)
         sender.join(PATIENCE_S)
 
 
+def test_headers_that_were_held_back_do_not_come_all_at_once(group: NodeGroup) -> None:
+    """OPENs that the budget allows, and later all of their headers."""
+    bob = start(group, StaticDirectory())
+    bob.context.turns = HeaderTurns(per_s=1_000_000)
+    streams = range(1, 2 * HEADERS, 2)
+    with RawPeer(bob.descriptor, group.engine).handshake() as peer:
+        for stream in streams:
+            peer.send_cells(pack_open(stream, PROFILE, 0))
+        group.wait_until(lambda: bob.counters.streams_accepted == HEADERS)
+        bob.context.turns = HeaderTurns(per_s=0.001)
+        for stream in streams:
+            peer.send_content(os.urandom(INTERACTIVE.header_bytes), stream=stream)
+        group.wait_until(lambda: bob.counters.headers_over_rate + bob.counters.headers_unreadable == HEADERS)
+    assert bob.counters.headers_unreadable == 1
+
+
 def test_refused_headers_are_charged_to_the_neighbour_that_sent_them(group: NodeGroup) -> None:
     bob = start(group, StaticDirectory())
     charged = []

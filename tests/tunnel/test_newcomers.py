@@ -63,6 +63,21 @@ def test_a_flood_from_everywhere_leaves_the_time_of_a_round_trip(per_round_trip:
         places.remove(honest)
 
 
+@pytest.mark.parametrize("crowd_has_spoken", [False, True])
+@pytest.mark.parametrize("others_have_spoken", [False, True])
+def test_neither_kind_crowds_out_the_other(crowd_has_spoken: bool, others_have_spoken: bool) -> None:
+    """A crowd of one kind, of all networks, and a few newcomers of either kind in each round trip."""
+    for message in (False, True):
+        places = full_of([f"{n + 1}.1.1.1" for n in range(LIMIT)], has_spoken=crowd_has_spoken)
+        honest, _ = come(places, HONEST)
+        for is_second_trip in (False, message):
+            honest.has_spoken = is_second_trip
+            for number in range(LIMIT // 8):
+                newcomer, _ = come(places, f"{number + 1}.2.1.1")
+                newcomer.has_spoken = others_have_spoken
+        assert honest in places
+
+
 def test_not_always_the_oldest_goes() -> None:
     """Or a flood would know when its own turn comes, and renew in time."""
     ages = set()

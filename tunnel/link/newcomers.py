@@ -1,8 +1,9 @@
 """Who keeps a place before the handshake has ended: incoming connections, which cost their sender nothing.
 
-At the limit a newcomer is never turned away: another one goes. First go those that have sent no valid first
-message; of these, those of the network with the most; of these, a random one of the older half. An honest
-peer speaks within a round trip, so it is among the younger half unless the flood fills half of the places in
+At the limit a newcomer is never turned away: another one goes. Those that have sent no valid first message go
+if they have half of the places or more, else one of those that have: so neither kind can crowd out the other.
+Of these, those of the network with the most; of these, a random one of the older half. An honest peer needs a
+round trip for each message, so it is among the younger half unless the flood fills a quarter of the places in
 that time. A choice by age alone could be timed, and a random one would hit the young as often as the old.
 
 The puzzle protects the processor, not the places. It is asked when many first messages come, and then only of
@@ -89,10 +90,13 @@ class Newcomers:
         self._places.pop(newcomer, None)
 
     def _loser(self) -> Newcomer:
-        silent = [each for each in self._places if not each.has_spoken] or list(self._places)
-        crowd = Counter(each.network for each in silent)
+        silent = [each for each in self._places if not each.has_spoken]
+        kind = silent
+        if 2 * len(silent) < self._limit:
+            kind = [each for each in self._places if each.has_spoken]
+        crowd = Counter(each.network for each in kind)
         most = max(crowd.values())
-        crowded = [each for each in silent if crowd[each.network] == most]
+        crowded = [each for each in kind if crowd[each.network] == most]
         return self._rng.choice(crowded[: (len(crowded) + 1) // 2])
 
     def puzzle_bits(self, network: bytes, *, now_s: float) -> int:

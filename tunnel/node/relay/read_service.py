@@ -113,11 +113,15 @@ def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
             f"peer opens a frame of profile {stream.profile.name!r}, which this node does not offer"
         )
     header = bytearray(stream.profile.geometry.header_bytes)
+    is_late = stream.unread_bytes < len(header)
     read = ReadYield(stream).read_exactly(memoryview(header))
     try:
         yield from with_timeout(node.limits.header_s, read, "no whole header after OPEN")
     except UnexpectedEnd as error:
         raise FrameTruncated("FIN inside the onion header") from error
+    # The link has waited for a turn at OPEN. Headers that were held back could otherwise come all at once.
+    if is_late and not node.links.take_turn(stream.peer_id):
+        raise PeerError("a header came later than its OPEN, while headers wait for turns", ErrorCode.BUSY)
     return bytes(header)
 
 
