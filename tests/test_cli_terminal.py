@@ -462,6 +462,27 @@ def test_a_signal_ends_a_client_with_one_line(net: Path, number: signal.Signals,
     assert (process.returncode, err) == (128 + number, words)
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="the system sends no signal to one thread")
+def test_a_signal_that_another_thread_gets_ends_a_command_that_serves(net: Path) -> None:
+    """The system chooses the thread, for example after SIGCONT."""
+    code = f"""\
+import signal, sys, threading
+from tunnel.cli.main import main
+def send():
+    sys.stdin.readline()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Thread(target=send).start()
+raise SystemExit(main(["forward", "0", "node-1:echo", "--hops", "1", "--network", {str(net)!r}]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"ready: ")
+    _, err = process.communicate(b"now\n", timeout=20)
+    assert (process.returncode, err) == (0, b"")
+
+
 _SLOW_IMPORT = """\
 import sys, time
 class Slow:

@@ -11,6 +11,7 @@ its first hops and receives its replies over those links. With `--config FILE` i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -58,6 +59,7 @@ __all__ = [
 T = TypeVar("T")
 
 _MOST_HOPS = 126
+_LOOK_S = 0.5  # between two looks for signals
 _STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
@@ -292,7 +294,7 @@ class Client:
                 ready()
             future = reactor.submit(_until(stop, service), name="command")
             future.add_done_callback(lambda _: wake.put(None))
-            wake.get()
+            _get(wake)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -355,6 +357,16 @@ def _until(stop: Signal, service: Service[None]) -> Service[None]:
 def proxies_text(hops: int) -> str:
     """The number of proxies of a result, for people."""
     return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
+
+
+def _get(wake: SimpleQueue[None]) -> None:
+    """Wait for an entry, and let Python call the handlers of signals meanwhile.
+
+    The system may hand a signal to another thread, as after SIGCONT. That does not end a wait of this one.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return wake.get(timeout=_LOOK_S)
 
 
 def wait(future: Future[T], timeout_s: float, spent_s: float = 0.0) -> T:
