@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from queue import Queue
-from typing import Unpack
+from typing import Any, Unpack
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
-from tunnel.errors import ErrorCode, MalformedMessage, SubStreamReset
+from tunnel.errors import BadArgument, ErrorCode, MalformedMessage, SubStreamReset
 from tunnel.established import Target, TargetKind
 from tunnel.front import reverse
 from tunnel.front.reverse import ReverseForward
@@ -29,7 +29,7 @@ from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.services import Echo, Reverse, Services
 from tunnel.services.names import REVERSE
-from tunnel.services.reverse import pack_request, unpack_port
+from tunnel.services.reverse import checked_place, pack_request, unpack_port
 
 LOOPBACK = "127.0.0.1"
 MEGABYTE = bytes(range(256)) * 4096
@@ -249,3 +249,26 @@ def test_the_answer_is_two_bytes(data: bytes) -> None:
     else:
         with pytest.raises(MalformedMessage):
             unpack_port(data)
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("127.0.0.1:9000", TypeError),
+        ((LOOPBACK, "9000"), TypeError),
+        ((5, 9000), TypeError),
+        (("localhost", 9000), BadArgument),
+        (("\u00fc", 9000), BadArgument),
+        ((LOOPBACK, 65_536), BadArgument),
+        ((LOOPBACK, -1), BadArgument),
+    ],
+)
+def test_a_place_is_an_address_and_a_port(net: LocalNetwork, place: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Reverse([place])
+    with pytest.raises(error):
+        ReverseForward(net[0], net[3].id, place, (LOOPBACK, 80))
+
+
+def test_one_address_has_one_form() -> None:
+    assert checked_place(("0:0:0:0:0:0:0:1", 80)) == checked_place(("::1", 80))

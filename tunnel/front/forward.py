@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from reactor import Scope, Service, Signal, SocketStream, TimedOut, timeout_after
-from tunnel.arguments import checked_count
+from tunnel.arguments import checked_count, checked_seconds
 from tunnel.errors import BadArgument, TunnelError
 from tunnel.established import Target
 from tunnel.front.entrance import Entrance, is_of_this_machine
@@ -72,7 +72,7 @@ class Forward:
         self._pool = pool
         self._target = target
         self._client_key = client_key
-        self._idle_s = idle_s
+        self._idle_s = None if idle_s is None else checked_seconds(idle_s, "idle_s")
         self._most = checked_count(most, "most", least=1)
         self._entrance = Entrance(place)
         self.address = self._entrance.address

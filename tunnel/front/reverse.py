@@ -23,7 +23,7 @@ from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import TunnelStream
 from tunnel.services import Published, Services
 from tunnel.services.names import REVERSE
-from tunnel.services.reverse import Place, pack_request, unpack_port
+from tunnel.services.reverse import Place, checked_place, pack_request, unpack_port
 
 __all__ = ["PAUSES_S", "ReverseForward"]
 
@@ -43,6 +43,8 @@ class ReverseForward:
         server: host and port of the server, as seen from here.
         options: of the tunnel.
         on_listening: called in the reactor with the port, each time the node has begun to listen.
+    Raises:
+        TypeError, BadArgument: as `checked_place`; or `server` is no host and port.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class ReverseForward:
     ) -> None:
         self._node = node
         self._node_id = node_id
-        self._place = place
+        self._place = checked_place(place)
         self._options: TunnelOptions = {**(options or {}), "services": Services({_NAME: Published(*server)})}
         self._on_listening = on_listening
         self._failures = 0  # since the last tunnel that worked

@@ -1,6 +1,6 @@
 """`Reverse`: a node listens for a client, and passes each connection back through the client's tunnel.
 
-    Services({}, reverse=Reverse(["127.0.0.1:9000"]))
+    Services({}, reverse=Reverse([("127.0.0.1", 9000)]))
 
 The client opens a sub-stream to the service `.reverse`, and writes where to listen and the name of a service
 at its own end:
@@ -19,21 +19,29 @@ Source: docs/front.md, "Reverse forwards".
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from reactor import ReadYield, Scope, Service, Signal, SocketStream, TcpListener, WriteYield
 from tunnel.arguments import checked_count
-from tunnel.errors import LocalTunnelError, MalformedMessage, PeerError, TableFull, TargetNotAllowed
+from tunnel.errors import (
+    BadArgument,
+    LocalTunnelError,
+    MalformedMessage,
+    PeerError,
+    TableFull,
+    TargetNotAllowed,
+)
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.services.base import PieceReader, StreamService
 from tunnel.services.names import checked_name, is_name
 from tunnel.services.splice import Splice
 
-__all__ = ["Place", "Reverse", "pack_request", "unpack_port"]
+__all__ = ["Place", "Reverse", "checked_place", "pack_request", "unpack_port"]
 
 log = logging.getLogger("tunnel.services")
 
@@ -43,6 +51,18 @@ Place: TypeAlias = tuple[str, int]
 _HEAD: Final = struct.Struct(">HBB")
 _PORT: Final = struct.Struct(">H")
 _MOST_CONNECTIONS: Final = 256
+_MOST_PORT: Final = 65_535
+
+
+def checked_place(value: Any) -> Place:
+    """A place to listen at. Raises TypeError: not a pair. BadArgument: no IP address, or no port."""
+    if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[0], str):
+        raise TypeError(f'place: expected an IP address and a port, as ("127.0.0.1", 9000), got {value!r}')
+    try:
+        host = str(ipaddress.ip_address(value[0]))
+    except ValueError as error:
+        raise BadArgument(f"place: {value[0]!r} is not an IP address") from error
+    return host, checked_count(value[1], "port", most=_MOST_PORT)
 
 
 def pack_request(place: Place, service: str) -> bytes:
@@ -67,10 +87,12 @@ class Reverse(StreamService):
         most: connections of one client at the same time; more wait in the backlog of the system.
     Attributes:
         listening: the places in use.
+    Raises:
+        TypeError, BadArgument: as `checked_place`, or `most` is out of range.
     """
 
     def __init__(self, allowed: Collection[Place], *, most: int = _MOST_CONNECTIONS) -> None:
-        self._allowed = frozenset(allowed)
+        self._allowed = frozenset(map(checked_place, allowed))
         self._most = checked_count(most, "most", least=1)
         self._tunnels: set[int] = set()  # their ids, while they have a reverse forward
         self.listening: set[Place] = set()
