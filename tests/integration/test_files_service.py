@@ -343,12 +343,14 @@ class Counted(InnerService):
     def __init__(self, inner: InnerService, error: Exception | None = None) -> None:
         self.inner = inner
         self.error = error
+        self.failing: dict[int, Exception] = {}  # by the number of the query, from 1
         self.count = 0
 
     def handle(self, query: Query, reply: Reply) -> Any:
         self.count += 1
-        if self.error is not None:
-            raise self.error
+        error = self.failing.get(self.count, self.error)
+        if error is not None:
+            raise error
         yield from self.inner.handle(query, reply)
 
 
@@ -398,12 +400,8 @@ def test_content_that_a_proxy_changes_is_sent_again(tmp_path: Path) -> None:
     """The destination has answered the first request of a put, so it is not the one that refuses."""
     service = Counted(Files(tmp_path))
     with LocalNetwork(peers=3, service=service) as net:
-
-        def progress(done: int, size: int) -> None:
-            # After the answer to the offer: the next query fails.
-            service.error = None if service.count > 1 else MalformedMessage("a chunk does not open")
-
-        way: Any = {"hops": 1, "retries": 1, "progress": progress}
+        way: Any = {"hops": 1, "retries": 1}
+        service.failing[2] = MalformedMessage("a chunk does not open")  # the query after the offer
         stored = put(net[0], net[2].id, io.BytesIO(CONTENT), "f", **way).result(PATIENCE_S)
         assert stored.attempts == 2
         assert service.count == 4, "an offer, content that fails, an offer, content"

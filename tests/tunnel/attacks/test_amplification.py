@@ -84,7 +84,7 @@ def looped(net: LocalNetwork, profile: Profile, hops: int, last: Node, command: 
     return ReplyBlock(profile, int(now_s) + 7_200, path[0].id, bytes(18), seeds[-1], header)
 
 
-def attack(net: LocalNetwork, profile: Profile, blocks: tuple[ReplyBlock, ...]) -> int:
+def attack(net: LocalNetwork, profile: Profile, blocks: tuple[ReplyBlock, ...], content: bytes = b"") -> int:
     """Send a query to node 1 that is to be answered along these blocks; returns what that cost its sender."""
     attacker, bob = net[0].context, net[1]
     route = attacker.routes.route(bob.id, 0, profile)
@@ -96,7 +96,7 @@ def attack(net: LocalNetwork, profile: Profile, blocks: tuple[ReplyBlock, ...]) 
     def send() -> Service[None]:
         frame = OutgoingFrame(circuit.first_id, profile, FrameW(circuit.header, [], message))
         writer = yield from start_frame(attacker, frame, is_own=True)
-        yield from writer.write(b"%d" % REPLY_BYTES)
+        yield from writer.write(content + b"%d" % REPLY_BYTES)
         yield from writer.finish()
         writer.stream.finish()
 
@@ -121,6 +121,15 @@ def test_a_looped_reply_that_ends_at_a_service(net: LocalNetwork) -> None:
     block = looped(net, profile, 30, net[5], Command.DEST)
     before = link_bytes(net)
     sent = attack(net, profile, (block,))
+    assert link_bytes(net) - before <= UNPROVEN_BYTES + MOST_FACTOR * sent
+
+
+def test_a_long_query_allows_as_much_of_the_reply(net: LocalNetwork) -> None:
+    profile = Profile(DEFAULT)
+    block = looped(net, profile, 30, net[5], Command.DROP)
+    before = link_bytes(net)
+    sent = attack(net, profile, (block,), bytes(200_000).replace(b"\0", b" "))
+    assert sent > 200_000
     assert link_bytes(net) - before <= UNPROVEN_BYTES + MOST_FACTOR * sent
 
 

@@ -5,9 +5,10 @@ discards everything, so without a limit a short query would make Bob send gigaby
 puts challenges, random bytes that only a receiver of the reply can know, between its content. The asker sends
 each back on the backward half of the reply's own streams: a receipt for all that came before it.
 
-Without receipts Bob sends 4 MiB in all, counted on each link of the longest route that the profile allows.
-Half of what the receipts cover may be under way in addition, so a long reply waits for its asker at most a
-few times at its beginning, and the number of challenges grows with the logarithm of its length.
+Without receipts Bob sends 4 MiB in all, counted on each link of the longest route that the profile allows,
+and as much as the asker has sent: an echo needs none. Half of what the receipts cover may be under way in
+addition, so a long reply waits for its asker at most a few times at its beginning, and the number of
+challenges grows with the logarithm of its length.
 
 Source: docs/protocol.md, "Receipts".
 """
@@ -22,6 +23,7 @@ from reactor import Service
 from tunnel.errors import ErrorCode, MalformedMessage, PeerError
 from tunnel.geometry import Geometry
 from tunnel.node.query.frame_io import FrameReader, FrameWriter
+from tunnel.node.waits import Counted
 from tunnel.onion.message import CHALLENGE_BYTES
 
 __all__ = ["UNPROVEN_BYTES", "Receipts"]
@@ -35,9 +37,11 @@ class Receipts:
 
     Args:
         geometries: of the replies.
+        query: its stream; what has come counts.
     """
 
-    def __init__(self, geometries: Sequence[Geometry]) -> None:
+    def __init__(self, geometries: Sequence[Geometry], query: Counted) -> None:
+        self._query = query
         longest = max(geometry.slots for geometry in geometries)
         # A challenge costs a chunk, and another one is not full because of it.
         spare = 2 * max(geometry.chunk_bytes for geometry in geometries)
@@ -48,7 +52,12 @@ class Receipts:
 
     @property
     def _limit_bytes(self) -> int:
-        return self._free_bytes + self._proven_bytes // 2
+        return self._free_bytes + self._query.content_in + self._proven_bytes // 2
+
+    @property
+    def _ask_bytes(self) -> int:
+        """After so much without a challenge one is due, so that its receipt comes before the limit."""
+        return self._limit_bytes * 3 // 4
 
     @property
     def _unproven_bytes(self) -> int:
@@ -75,17 +84,17 @@ class Receipts:
         """
         proof = self._current
         assert proof is not None
-        if proof.unasked_bytes >= self._limit_bytes // 2:
+        if proof.unasked_bytes >= self._ask_bytes:
             yield from proof.challenge()
         while proof.asked and self._unproven_bytes >= self._limit_bytes:
             self._proven_bytes += yield from proof.take_receipt()
-        return max(1, self._limit_bytes // 2 - proof.unasked_bytes)
+        return max(1, self._ask_bytes - proof.unasked_bytes)
 
     def before_end(self) -> Service[None]:
         """Before the end of a reply that is not the last: ask for a receipt if the limit comes near."""
         proof = self._current
         assert proof is not None
-        if self._unproven_bytes >= self._free_bytes // 3:
+        if self._unproven_bytes >= self._limit_bytes // 3:
             yield from proof.challenge()
 
     def finish(self) -> Service[None]:

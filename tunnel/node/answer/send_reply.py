@@ -198,7 +198,9 @@ class _Replies:
         self._writer: FrameWriter | None = None
         self._has_ended = False  # the end of the current reply is written
         blocks = query.head.reply_blocks
-        self._receipts = Receipts([block.profile.geometry for block in blocks]) if blocks else None
+        self._receipts = (
+            Receipts([block.profile.geometry for block in blocks], query.stream) if blocks else None
+        )
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
         # The reason why the reply path is not open; raised again at each further write.
         self._failure: PeerError | None = None
