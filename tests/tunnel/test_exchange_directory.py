@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -210,6 +211,50 @@ def test_one_network_has_a_few_places_and_the_weight_of_one_node() -> None:
     learn(directory, late)
     assert directory.is_hearsay(late.node_id)
     assert directory.next_to_dial() is None, "its network is full: it is not even dialled"
+
+
+def test_a_dialled_node_is_there_when_it_tells_of_itself_with_the_key_that_answered() -> None:
+    """The handshake proves the link key. An invented node may name that of a real one."""
+    directory, real = make(), described(1)
+    keys = make_keys("invented")
+    invented = replace(keys.descriptor(real.addresses, NOW_S, OPENSSL), link_key=real.link_key).sign(
+        keys.identity, OPENSSL
+    )
+    newer = described(1, 5)
+    others = [described(2).signed, described(3).signed]
+    assert directory.own_of(real, [*others, real.signed]) == real
+    assert directory.own_of(real, [newer.signed, *others]) == newer
+    assert directory.own_of(invented, [real.signed, *others]) is None, "the real node tells of itself"
+    assert directory.own_of(described(4), others) is None
+    moved_key = keys.descriptor(real.addresses, NOW_S, OPENSSL)
+    assert directory.own_of(invented, [moved_key.signed]) is None, "not the key that answered"
+    forged = newer.signed[:-1] + bytes([newer.signed[-1] ^ 1])
+    with pytest.raises(DescriptorError):
+        directory.own_of(real, [forged])
+
+
+def test_a_node_that_has_dialled_this_one_owns_its_link_key() -> None:
+    directory, keys = make(), make_keys("1")
+    one = keys.descriptor((Address("60.1.1.1", 1),), NOW_S, OPENSSL)
+    learn(directory, one)
+    assert not directory.owns_key(one)
+    directory.presented(one, source=b"s", own_id=ME, now_s=NOW_S)
+    assert directory.owns_key(one)
+    other_key = keys.descriptor(one.addresses, NOW_S + 1, OPENSSL)
+    other_key = replace(other_key, link_key=described(2).link_key).sign(keys.identity, OPENSSL)
+    assert learn(directory, other_key) == 1
+    assert not directory.owns_key(other_key), "signed later, and shown by nobody"
+
+
+def test_what_has_the_link_key_of_a_known_node_is_not_dialled() -> None:
+    directory, real = make(), described(1)
+    reach(directory, real)
+    for number in range(20):
+        keys = make_keys(f"invented {number}")
+        fake = replace(keys.descriptor(real.addresses, NOW_S, OPENSSL), link_key=real.link_key)
+        learn(directory, fake.sign(keys.identity, OPENSSL))
+    assert directory.undialled == 20
+    assert directory.next_to_dial() is None
 
 
 def test_a_full_table_keeps_what_was_reached() -> None:

@@ -3,9 +3,9 @@
 It holds three kinds of nodes:
 
 * **published**: this node's own descriptor, and those that its user configured. Trusted, never dropped.
-* **reached**: this node has dialled them, and their handshake has proven their keys at that address. They are
-  kept over new ones, and expire with their descriptors. Identities are free, also for an attacker with one
-  real machine: a network has `PER_NETWORK` places at most, and the weight of one node in draws (`crowd`).
+* **reached**: this node has dialled them, and the owner of the link key at that address calls itself so. They
+  are kept over new ones, and expire with their descriptors. Identities are free, also for an attacker with
+  one real machine: a network has `PER_NETWORK` places at most, and the weight of one node in draws (`crowd`).
 * **heard of**: everything else (hearsay.py), for some minutes. A node that has dialled this one is heard of
   too: its keys are proven, its address is not.
 
@@ -224,6 +224,7 @@ class ExchangeDirectory:
             # Dialled soon, whatever others tell: its turn comes beside theirs, even if it was dialled before.
             self._heard.remove(descriptor.node_id)
             self._hear(descriptor, b"itself " + source, now_s)
+            self._heard.prove_key(descriptor.node_id)
 
     def expire(self, now_s: float) -> None:
         """Drop learned descriptors that have expired, and hearsay of some minutes ago."""
@@ -242,9 +243,14 @@ class ExchangeDirectory:
             preferred: ids of nodes that are drawn before others.
         """
         with self._lock:
+            known = {entry.descriptor.link_key for entry in self._reached.values()}
+            known |= {peer.link_key for peer in self._published.values()}
             while (drawn := self._heard.draw(preferred)) is not None:
                 places = self.rules.dialable(drawn.addresses)
-                if any(self._has_room(self.rules.owner(place.host)) for place in places):
+                # Two nodes have one link key only if one is invented, to send many dials to the other.
+                if drawn.link_key not in known and any(
+                    self._has_room(self.rules.owner(place.host)) for place in places
+                ):
                     return drawn
         return None
 
@@ -254,8 +260,29 @@ class ExchangeDirectory:
         with self._lock:
             return self._heard.undrawn
 
+    def owns_key(self, descriptor: Descriptor) -> bool:
+        """Whether a node only heard of has dialled this one, and so shown that it owns its link key."""
+        with self._lock:
+            return self._heard.owns_key(descriptor)
+
+    def own_of(self, dialled: Descriptor, told: Iterable[bytes]) -> Descriptor | None:
+        """The descriptor of a dialled neighbour in what it has told itself; None: it has not told its own.
+
+        A handshake proves the link key that was dialled, not whose it is: an invented node may name the link
+        key and the address of a real one. That one never tells of a node that it has not reached, so a
+        neighbour that tells of the node with its own link key is that node.
+
+        Raises:
+            DescriptorError: it is not signed by the node.
+        """
+        for signed in told:
+            if Descriptor.peek_id(signed) == dialled.node_id:
+                own = dialled if signed == dialled.signed else Descriptor.parse(signed, self._engine)
+                return own if own.link_key == dialled.link_key else None
+        return None
+
     def reached(self, descriptor: Descriptor, host: str, *, own_id: bytes, now_s: float) -> None:
-        """This node has dialled a node at `host`, and the handshake has proven its keys."""
+        """A node that this one has dialled at `host` is there; see `owns_key` and `own_of`."""
         node_id, network = descriptor.node_id, self.rules.owner(host)
         with self._lock:
             known = self._find(node_id)

@@ -38,6 +38,7 @@ class _Heard:
     source: bytes
     since_s: float
     was_drawn: bool = False
+    proven_key: bytes | None = None
 
 
 class Hearsay:
@@ -101,6 +102,17 @@ class Hearsay:
         self._by_id[descriptor.node_id] = _Heard(descriptor, source, now_s)
         self._by_source[source] += 1
         return True
+
+    def prove_key(self, node_id: bytes) -> None:
+        """The node has shown that it owns its link key: it has dialled this one."""
+        entry = self._by_id.get(node_id)
+        if entry is not None:
+            entry.proven_key = entry.descriptor.link_key
+
+    def owns_key(self, descriptor: Descriptor) -> bool:
+        """Whether the node has shown that it owns the link key in this descriptor."""
+        entry = self._by_id.get(descriptor.node_id)
+        return entry is not None and entry.proven_key == descriptor.link_key
 
     def remove(self, node_id: bytes) -> None:
         """Remove a node, if it is known."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.support.raw_peer import RawPeer
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits
-from tunnel.directory import DhtDirectory
+from tunnel.directory import DhtDirectory, ExchangeDirectory
 from tunnel.directory.exchange import MAX_DESCRIPTORS, ExchangeMessage
 from tunnel.directory.hearsay import PER_SOURCE
 from tunnel.identity.descriptor import Address, Descriptor
@@ -58,7 +59,8 @@ def knows(net: Strangers, index: int, peer: Descriptor) -> bool:
 
 
 def tell(liar: RawPeer, told: list[Descriptor]) -> None:
-    """Send descriptors as a neighbour does, each message after the answer to the last one."""
+    """Send descriptors as a neighbour does, each message after one of the node. The last one may still be on
+    its way when this returns."""
     for at in range(0, len(told), MAX_DESCRIPTORS):
         signed = tuple(each.signed for each in told[at : at + MAX_DESCRIPTORS])
         liar.send_cells(pack_peer_exchange(ExchangeMessage(signed, wants_more=True).to_bytes()))
@@ -105,8 +107,34 @@ def test_strangers_that_dial_and_sign_addresses_of_others() -> None:
             liars.append(stack.enter_context(liar))
             tell(liar, [])
         fakes = [liar.keys.descriptor(NOBODY, time.time(), OPENSSL) for liar in liars]
-        assert any(knows(net, 0, fake) for fake in fakes)
+        net.wait_until(lambda: any(knows(net, 0, fake) for fake in fakes))
         check_unharmed(net, fakes)
+
+
+@pytest.mark.full
+def test_invented_nodes_with_the_link_keys_and_addresses_of_real_ones() -> None:
+    """Each dial succeeds, and says nothing about the node: another one is there."""
+    with network() as net, RawPeer(net[0].descriptor, OPENSSL).handshake() as liar:
+        fakes = []
+        for number in range(60):
+            keys, real = NodeKeys.generate(time.time()), net[number % NODES].descriptor
+            fake = keys.descriptor(real.addresses, time.time(), OPENSSL)
+            fakes.append(replace(fake, link_key=real.link_key).sign(keys.identity, OPENSSL))
+        links = len(net[0].links)
+        tell(liar, fakes)
+        check_unharmed(net, fakes)
+        # A newcomer hears of them before it knows the real ones, and dials both.
+        newcomer = net.add()
+        with RawPeer(newcomer.node.descriptor, OPENSSL).handshake() as other:
+            tell(other, fakes)
+            everyone = {stranger.node.id for stranger in net.all}
+            net.wait_until(lambda: usable(net, NODES) == everyone)
+            directory = newcomer.directory
+            assert isinstance(directory, ExchangeDirectory)
+            net.wait_until(lambda: not directory.undialled)
+            assert usable(net, NODES) == everyone
+            assert answered(net, NODES) == 15
+        net.wait_until(lambda: len(net[0].links) <= links + 2)
 
 
 @pytest.mark.full
@@ -119,7 +147,7 @@ def test_a_reached_node_that_signs_another_address_is_a_stranger_there() -> None
         net.stop(mover)
         with RawPeer(net[1].descriptor, OPENSSL).handshake() as liar:
             tell(liar, [moved])
-            assert knows(net, 1, moved)
+            net.wait_until(lambda: net.all[1].directory.lookup(moved.node_id) == moved)
             assert moved.node_id not in usable(net, 1)
         assert answered(net, 1) == 15
 
@@ -141,7 +169,7 @@ def test_a_hash_table_of_invented_nodes() -> None:
         both = {net[0].id, net[1].id}
         net.wait_until(lambda: usable(net, 0) == both)
         assert usable(net, 1) == both
-        assert any(knows(net, 1, fake) for fake in fakes)
+        net.wait_until(lambda: any(knows(net, 1, fake) for fake in fakes))
 
 
 def test_a_newcomer_is_found_while_a_stranger_floods() -> None:

@@ -20,6 +20,7 @@ from tunnel.directory import ExchangeDirectory
 from tunnel.errors import HandshakeError, PeerError, TableFull
 from tunnel.link.newcomers import Newcomer
 from tunnel.node.context import NodeContext
+from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.link_setup import accept_handshake
 from tunnel.node.links.link_table import LinkTable
 from tunnel.routing.addresses import host_group
@@ -180,8 +181,8 @@ def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
     the times nor the choice depend on this node's messages.
     """
     directory, limits = node.directory, node.limits
-    if not isinstance(directory, ExchangeDirectory):
-        return
+    if not isinstance(directory, ExchangeDirectory) or limits.link_policy is LinkPolicy.ONCE:
+        return  # under `once` neighbours exchange nothing
     allowed, looked_s = float(_FIRST_PROBES), node.now_s()
     while not links.is_leaving:
         directory.expire(node.wall_clock())

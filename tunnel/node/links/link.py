@@ -317,7 +317,7 @@ def _exchange_peers(node: NodeContext, link: Link) -> Service[None]:
     directory, mux = node.directory, link.mux
     if not isinstance(directory, ExchangeDirectory) or node.limits.link_policy is LinkPolicy.ONCE:
         return
-    exchange = _PeerExchange(node, directory, link.peer.node_id, link.source, mux)
+    exchange = _PeerExchange(node, directory, link)
     try:
         yield from run_with_guards(exchange.receive(), exchange.send_regularly())
     except LinkError as error:
@@ -327,22 +327,16 @@ def _exchange_peers(node: NodeContext, link: Link) -> Service[None]:
 
 
 class _PeerExchange:
-    """Peer exchange on one link. `source`: charged for the neighbour's peers in the directory."""
+    """Peer exchange on one link."""
 
-    def __init__(
-        self,
-        node: NodeContext,
-        directory: ExchangeDirectory,
-        peer_id: bytes,
-        source: bytes,
-        mux: Multiplexer[Signal],
-    ) -> None:
+    def __init__(self, node: NodeContext, directory: ExchangeDirectory, link: Link) -> None:
         self._node = node
         self._directory = directory
-        self._peer_id = peer_id
-        self._source = source
-        self._mux = mux
+        self._link = link
+        self._mux = link.mux
         self._patience = _PATIENCE
+        # A dial proves a link key; the first message tells whose it is. Who has dialled proves no address.
+        self._is_settled = not link.is_dialler
 
     def send_regularly(self) -> Service[None]:
         while True:
@@ -358,6 +352,8 @@ class _PeerExchange:
                 continue
             message = ExchangeMessage.parse(payload)
             news = yield from self._learn(message)
+            if not self._is_settled and self._directory.is_hearsay(self._link.peer.node_id):
+                self._link.retire()  # another node is there, which does not call itself so
             self._patience = _PATIENCE if news else self._patience - 1
             if message.wants_more or news:
                 self._send(wants_more=self._patience > 0)
@@ -366,22 +362,27 @@ class _PeerExchange:
     def _learn(self, message: ExchangeMessage) -> Service[int]:
         """Give the message to the directory; returns the number of new descriptors."""
         # In a thread: verifying eight signatures takes pycryptodome some tens of milliseconds.
-        learn = partial(
-            self._directory.learn,
-            message.descriptors,
-            source=self._source,
-            own_id=self._node.descriptor.node_id,
-            now_s=self._node.wall_clock(),
-        )
+        learn = partial(self._take, message, self._node.wall_clock())
         try:
             news: int = yield RunInThread(learn)
         except DescriptorError as error:
             raise LinkError(f"PEER-EXCHANGE with a bad descriptor: {error}") from error
         return news
 
+    def _take(self, message: ExchangeMessage, now_s: float) -> int:
+        own_id, told, link = self._node.descriptor.node_id, message.descriptors, self._link
+        news = self._directory.learn(told, source=link.source, own_id=own_id, now_s=now_s)
+        if not self._is_settled:
+            own = self._directory.own_of(link.peer, told)
+            if own is not None:
+                self._is_settled = True
+                host = str(link.socket.peername[0])
+                self._directory.reached(own, host, own_id=own_id, now_s=now_s)
+        return news
+
     def _send(self, *, wants_more: bool) -> None:
         offered = self._directory.offer(
-            self._node.descriptor, to=self._peer_id, now_s=self._node.wall_clock()
+            self._node.descriptor, to=self._link.peer.node_id, now_s=self._node.wall_clock()
         )
         # Dropped while the last one is unsent: the next one is as good.
         self._mux.send_exchange(ExchangeMessage(offered, wants_more).to_bytes())

@@ -156,16 +156,12 @@ class LinkTable:
     def probe(self, peer: Descriptor) -> Service[None]:
         """Dial a node that was only heard of, to find out whether it exists.
 
-        If it does, the directory counts it as reached. The link stays until it has been idle, like others. A
-        link that the other side has dialled is no reason not to dial: it proves no address. No puzzle is
-        solved: strangers choose what a node hears.
+        The first message on the link says whether the node itself is there (link.py). If so, the link stays
+        until it has been idle, like others. A link that the other side has dialled is no reason not to dial:
+        it proves no address. No puzzle is solved: strangers choose what a node hears.
         """
         if not self.pool(peer.node_id).dialling:
             yield from self._connect(peer, lambda: False)
-        if self._is_once:
-            for link in self.pool(peer.node_id).links:
-                if not link.streams:
-                    link.retire()
 
     def _connect_shared(self, peer: Descriptor, is_own: bool) -> Service[Refusal]:
         handle = self.dials.get(peer.node_id)
@@ -371,7 +367,8 @@ def _tell_directory(node: NodeContext, link: Link) -> None:
     directory, own_id, now_s = node.directory, node.descriptor.node_id, node.wall_clock()
     if not isinstance(directory, ExchangeDirectory):
         return
-    if link.is_dialler:
-        directory.reached(link.peer, str(link.socket.peername[0]), own_id=own_id, now_s=now_s)
-    else:
+    if not link.is_dialler:
         directory.presented(link.peer, source=link.source, own_id=own_id, now_s=now_s)
+    elif directory.owns_key(link.peer):
+        # Else the first message has to show it; but of two links that both sides dialled one may end before.
+        directory.reached(link.peer, str(link.socket.peername[0]), own_id=own_id, now_s=now_s)
