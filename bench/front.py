@@ -34,7 +34,7 @@ from bench.latency import Latency
 from bench.processes import NodeProcesses
 from bench.report import Machine, Spread, report, table
 from bench.tor_network import BEST, SHIPPED, TorNetwork, tor_version
-from bench.usage import resident_bytes
+from bench.usage import cpu_s, resident_bytes
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text", "why_not"]
 
@@ -88,12 +88,15 @@ class Case:
     """One network; `bare` is None for Tor.
 
     Attributes:
+        cpu_s_per_gb: of all nodes of the route, for the one download. It hardly depends on other work on the
+            machine, which the speed does.
         memory_kib: for each open connection, by process.
     """
 
     name: str
     download_mb_per_s: Spread
     parallel_mb_per_s: Spread
+    cpu_s_per_gb: Spread
     bare: Latency | None
     echo: Latency
     echo_beside: Latency
@@ -120,6 +123,7 @@ class _Network:
 class _Round:
     download: float
     parallel: float
+    cpu_s_per_gb: float
     bare: list[float]
     echoes: list[float]
     echoes_beside: list[float]
@@ -182,15 +186,24 @@ def _round(network: _Network, settings: Settings) -> _Round:
     first_bytes = load.first_bytes(settings.first_bytes)
     with load.downloading():
         echoes_beside = load.echoes(settings.echoes)
+    before_s = _busy_s(network)
+    download = load.download(int(settings.megabytes * 1e6))
+    busy_s = _busy_s(network) - before_s
     return _Round(
-        download=load.download(int(settings.megabytes * 1e6)),
+        download=download,
         parallel=load.parallel(settings.parallel, int(settings.parallel_megabytes * 1e6)),
+        cpu_s_per_gb=busy_s / settings.megabytes * 1e3,
         bare=bare,
         echoes=echoes,
         echoes_beside=echoes_beside,
         first_bytes=first_bytes,
         connections_per_s=load.connections_per_s(settings.seconds, settings.workers),
     )
+
+
+def _busy_s(network: _Network) -> float:
+    """Processor seconds of all nodes of the route so far."""
+    return sum(map(cpu_s, network.pids.values()))
 
 
 def _memory(network: _Network, count: int) -> dict[str, float]:
@@ -229,6 +242,7 @@ def _case(name: str, rounds: Sequence[_Round], memory_kib: dict[str, float]) -> 
         name=name,
         download_mb_per_s=Spread.of([each.download for each in rounds]),
         parallel_mb_per_s=Spread.of([each.parallel for each in rounds]),
+        cpu_s_per_gb=Spread.of([each.cpu_s_per_gb for each in rounds]),
         bare=Latency.of(bare) if bare else None,
         echo=Latency.of(all_of(lambda each: each.echoes)),
         echo_beside=Latency.of(all_of(lambda each: each.echoes_beside)),
@@ -246,6 +260,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
     rows = [
         row("one download, MB/s", lambda case: case.download_mb_per_s.text()),
+        row("its CPU s per GB, all nodes", lambda case: case.cpu_s_per_gb.text()),
         row(f"{settings.parallel} downloads at once, MB/s", lambda case: case.parallel_mb_per_s.text()),
         row("bare round trip, ms", lambda case: "–" if case.bare is None else case.bare.text()),
         row("echo alone", lambda case: case.echo.text()),

@@ -7,13 +7,14 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "machine_busy_s", "own_usage", "reset_peak", "resident_bytes"]
+__all__ = ["Usage", "cpu_s", "machine_busy_s", "own_usage", "reset_peak", "resident_bytes"]
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)  # idle and iowait
 _FIELDS = 8  # later fields are guest time, which user time includes
+_USER_TICKS = 11  # after the name; those of the system follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,14 @@ def own_usage() -> Usage:
 def resident_bytes(pid: int) -> int:
     """Memory in use by another process, without what is swapped out."""
     return _kibibytes(_status(str(pid))["VmRSS"])
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of another process so far, user and system. Source: proc(5), /proc/pid/stat."""
+    fields = (
+        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    )
+    return (int(fields[_USER_TICKS]) + int(fields[_USER_TICKS + 1])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status(process: str) -> dict[str, str]:
