@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "The short form of every benchmark: shows that all work, and roughly how fast. "
         f"To measure, run python -m with one of {names}, or all of them with --full.",
     )
-    parser.add_argument("--full", action="store_true", help="the long forms: twenty minutes")
+    parser.add_argument("--full", action="store_true", help="the long forms: half an hour")
     options = parser.parse_args(arguments)
     where = machine()
     records: list[Any] = []
