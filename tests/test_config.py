@@ -132,7 +132,7 @@ def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
         clients = ["{KEY}"]
     """)
     assert config.published == (
-        PublishEntry("ssh", ("127.0.0.1", 22), ()),
+        PublishEntry("ssh", ("127.0.0.1", 22), None),
         PublishEntry("web", ("::1", 80), (bytes.fromhex(KEY),)),
     )
 
@@ -147,6 +147,7 @@ def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
         ('[[publish]]\nname = "a b"\nto = "h:1"', "name = 'a b': expected a name", ""),
         ('[[publish]]\nnam = "a"', "there is no key 'nam'", "did you mean name?"),
         ('[[publish]]\nname = "a"\nto = "h:1"\nclients = ["ff"]', "64 hex digits", ""),
+        ('[[publish]]\nname = "a"\nto = "h:1"\nclients = []', "a list of 1 to 1024", ""),
         ('[[publish]]\nname = "ping"\nto = "h:1"', "two services have the name 'ping'", "another name"),
         ('[[publis]]\nname = "a"', "there is no table [publis]", "did you mean [[publish]]?"),
         ('[[node]]\nlisten = "a"', "node = …: expected a table", "[node]"),

@@ -73,6 +73,7 @@ def net(port: int) -> Iterator[LocalNetwork]:
             "down": Published("127.0.0.1", free_port()),
             "nowhere": Published("name.invalid", 1),
             "one": Published("127.0.0.1", port, most=1),
+            "nobody": Published("127.0.0.1", port, clients=[]),
             "one-friend": Published("127.0.0.1", port, most=1, clients=[FRIEND.public(ENGINE)]),
         },
         exit=NOSY,
@@ -107,6 +108,13 @@ def test_another_client_is_refused(tunnel: ThreadTunnel, key: ClientKey | None) 
     with pytest.raises(SubStreamReset) as refused:
         greeting(tunnel, "closed", key)
     assert refused.value.code is ErrorCode.TARGET_NOT_ALLOWED
+
+
+def test_a_service_with_an_empty_list_is_for_nobody(tunnel: ThreadTunnel) -> None:
+    """The program that made the list may have removed the last client."""
+    for key in (None, FRIEND):
+        with pytest.raises(SubStreamReset, match="TARGET_NOT_ALLOWED"):
+            greeting(tunnel, "nobody", key)
 
 
 def test_a_proof_is_for_one_tunnel_and_one_target() -> None:

@@ -144,7 +144,7 @@ def run_node(options: argparse.Namespace) -> int:
 def run_publish(options: argparse.Namespace) -> int:
     """Run the node with one more published service. Returns the exit status."""
     config = load_config(options.config, os.environ)
-    entry = {"name": options.name, "to": options.to, "clients": options.client}
+    entry = {"name": options.name, "to": options.to, "clients": options.client or ""}
     return _run(with_published(config, entry, "mtun publish"), options)
 
 

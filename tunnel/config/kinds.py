@@ -402,18 +402,27 @@ class Family(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of values of one kind; `separator` stands between them in the environment."""
+    """A list of values of one kind; `separator` stands between them in the environment.
+
+    With `or_empty` also None, from empty text: then no list is something else than an empty list, which is
+    refused.
+    """
 
     item: SettingKind
     most: int
     separator: str = ","
+    or_empty: bool = False
 
     @property
     def expected(self) -> str:
+        if self.or_empty:
+            return f'a list of 1 to {self.most}, each {self.item.expected}; or empty text, ""'
         return f"a list of at most {self.most}, each {self.item.expected}"
 
-    def check(self, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) > self.most:
+    def check(self, value: Any) -> tuple[Any, ...] | None:
+        if self.or_empty and value == "":
+            return None
+        if not isinstance(value, list) or not self.or_empty <= len(value) <= self.most:
             raise ValueError
         return tuple(self.item.check(entry) for entry in value)
 

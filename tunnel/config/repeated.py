@@ -46,11 +46,11 @@ _MOST_HOPS = 126
 
 @dataclass(frozen=True, slots=True)
 class PublishEntry:
-    """One published TCP service. Attributes: clients: public keys; empty: everybody may use it."""
+    """One published TCP service. Attributes: clients: public keys; None: everybody may use it."""
 
     name: str
     to: tuple[str, int]
-    clients: tuple[bytes, ...]
+    clients: tuple[bytes, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ REPEATED: Final = {
             Setting(
                 "publish",
                 "clients",
-                ListOf(ClientKeyId(), _MOST_CLIENTS),
-                [],
+                ListOf(ClientKeyId(), _MOST_CLIENTS, or_empty=True),
+                "",
                 "Public keys of the clients that may use it, from `mtun keygen --client`. Empty: everybody "
                 "in the network.",
             ),

@@ -39,7 +39,7 @@ class Published(StreamService):
 
     Args:
         host: name or address of the server, looked up at each connection. port: 1 to 65,535.
-        clients: public client keys, 32 bytes each, that may use it; empty: everybody.
+        clients: public client keys, 32 bytes each, that may use it; None: everybody.
         idle_s: end a connection when no byte has moved for this time; None: never.
         most: connections at the same time; more are refused with BUSY.
         engine: checks the clients' signatures; by default the preferred one.
@@ -54,7 +54,7 @@ class Published(StreamService):
         host: str,
         port: int,
         *,
-        clients: Collection[bytes] = (),
+        clients: Collection[bytes] | None = None,
         idle_s: float | None = None,
         most: int = _MOST_CONNECTIONS,
         engine: TunnelEngine | None = None,
@@ -63,7 +63,9 @@ class Published(StreamService):
             raise TypeError(f"host: expected a name or an address as text, got {type(host).__name__}")
         self._host = host
         self._port = checked_count(port, "port", least=1, most=_MOST_PORT)
-        self._clients = frozenset(checked_bytes(key, "clients", CLIENT_KEY_BYTES) for key in clients)
+        self._clients: frozenset[bytes] | None = None
+        if clients is not None:  # an empty list is for nobody: the last client may have been removed from it
+            self._clients = frozenset(checked_bytes(key, "clients", CLIENT_KEY_BYTES) for key in clients)
         self._idle_s = None if idle_s is None else checked_seconds(idle_s, "idle_s")
         self._most = checked_count(most, "most", least=1)
         self._engine = engine or tunnel_engine()
@@ -77,7 +79,7 @@ class Published(StreamService):
                 reached, or the connection broke.
         """
         # First of all: those who are not listed occupy no place, and learn nothing of the others.
-        if self._clients:
+        if self._clients is not None:
             target = stream.target.pack()
             check = partial(check_proof, self._engine, self._clients, stream.proof, stream.binding, target)
             yield RunInThread(check)  # a signature takes a millisecond with pycryptodome
