@@ -61,8 +61,8 @@ class Links(Protocol):
     def linked(self) -> list[bytes]:
         """Ids of the neighbours to which a stream can be opened without dialling."""
 
-    def take_turn(self, peer_id: bytes) -> bool:
-        """Whether a header of this neighbour may be opened now that came later than its OPEN."""
+    def take_turn(self, peer_id: bytes) -> Service[None]:
+        """Wait for a turn to open a header of this neighbour that came later than its OPEN."""
 
     def charge(self, peer_id: bytes) -> None:
         """A header of this neighbour was garbage: others come before it while headers wait."""

@@ -37,7 +37,7 @@ class Counters:
         streams_opened, streams_accepted: streams of links, one for each frame and link.
         headers_unreadable, headers_expired, headers_replayed, headers_over_rate: frames refused for their
             header: it opens with no key of this node or asks for what is forbidden; it is too old; it was
-            here before; there is no turn to open it, or no room to remember it.
+            here before; there is no room to remember it.
         headers_refused: frames refused for other reasons, such as a header that is cut or does not come, or a
             profile that is not offered.
         frames_relayed: frames that this node has passed on or tried to.

@@ -135,6 +135,20 @@ class Link:
             self.is_retired = True
             self.mux.go_away()
 
+    def take_turn(self) -> Service[None]:
+        """Take a turn to serve a stream; wait for it if many streams are opened (tunnel/link/turns.py)."""
+        node, turns = self._node, self._node.turns
+        if turns.take(self.source, weight=self.weight, now_s=node.now_s()):
+            return
+        turn = Signal()
+        turns.wait(self.source, self.peer.node_id, turn, weight=self.weight)
+        node.turn_wanted.set()
+        try:
+            yield turn
+        except BaseException:
+            turns.leave(self.source, turn)
+            raise
+
     def give_way(self) -> None:
         """End at once with all streams, BUSY: another link takes the place."""
         self.is_retired = True
@@ -173,8 +187,7 @@ class Link:
         reader = ReadYield(socket)
         while (yield from reader.call(self._receive_once)):
             while (stream := mux.accept_nowait()) is not None:
-                if not node.turns.take(self.source, weight=self.weight, now_s=node.now_s()):
-                    yield from self._wait_turn()
+                yield from self.take_turn()
                 self.used_s = node.now_s()
                 node.counters.streams_accepted += 1
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
@@ -182,16 +195,6 @@ class Link:
             yield socket.readable if socket.drained else YIELD
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
-
-    def _wait_turn(self) -> Service[None]:
-        """Wait for a turn to serve one stream. Nothing is read meanwhile, so a flood stays at its sender."""
-        turns, turn = self._node.turns, Signal()
-        turns.wait(self.source, self.peer.node_id, turn, weight=self.weight)
-        self._node.turn_wanted.set()
-        try:
-            yield turn
-        finally:
-            turns.leave(self.source, turn)
 
     def _receive_once(self, socket: SocketStream) -> int:
         try:

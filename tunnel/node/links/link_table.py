@@ -84,13 +84,11 @@ class LinkTable:
             peer_id for peer_id, pool in list(self.pools.items()) if any(link.can_open for link in pool.links)
         ]
 
-    def take_turn(self, peer_id: bytes) -> bool:
-        """Whether there is a turn right now for a header of this neighbour that came later than its OPEN."""
-        node, pool = self._node, self.pools.get(peer_id)
-        return all(
-            node.turns.take(link.source, weight=link.weight, now_s=node.now_s())
-            for link in (pool.links[:1] if pool is not None else ())
-        )
+    def take_turn(self, peer_id: bytes) -> Service[None]:
+        """Wait for a turn to open a header of this neighbour that came later than its OPEN."""
+        pool = self.pools.get(peer_id)
+        for link in pool.links[:1] if pool is not None else ():
+            yield from link.take_turn()
 
     def charge(self, peer_id: bytes) -> None:
         """A header of this neighbour was garbage: see tunnel/link/turns.py."""

@@ -120,8 +120,9 @@ def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
     except UnexpectedEnd as error:
         raise FrameTruncated("FIN inside the onion header") from error
     # The link has waited for a turn at OPEN. Headers that were held back could otherwise come all at once.
-    if is_late and not node.links.take_turn(stream.peer_id):
-        raise PeerError("a header came later than its OPEN, while headers wait for turns", ErrorCode.BUSY)
+    if is_late:
+        turn = node.links.take_turn(stream.peer_id)
+        yield from with_timeout(node.limits.header_s, turn, "no turn for a header that came late")
     return bytes(header)
 
 
