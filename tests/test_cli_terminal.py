@@ -462,6 +462,7 @@ def test_a_signal_ends_a_client_with_one_line(net: Path, number: signal.Signals,
     assert (process.returncode, err) == (128 + number, words)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="the system sends no signal to one thread")
 def test_a_signal_that_another_thread_gets_ends_a_command_that_serves(net: Path) -> None:
     """The system chooses the thread, for example after SIGCONT."""
