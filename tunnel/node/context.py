@@ -126,6 +126,7 @@ class NodeContext:
         pending: queries of this node that wait for a reply, by query id.
         queries: number of queries of this node in progress, in any mode.
         invitations: query ids of reply blocks that this node has put into replies.
+        receipts: challenges of this node's replies in mode `cached`, each with the signal of its receipt.
         own: queries of this node that have or are opening a stream: they fail when the node stops.
         newcomers: incoming connections without a finished handshake.
         turns: to serve streams that neighbours open. turn_wanted: set when a link waits for one.
@@ -168,6 +169,7 @@ class NodeContext:
     queries: int = 0
     own: set[PendingQuery] = field(default_factory=set)
     invitations: dict[bytes, None] = field(default_factory=dict)
+    receipts: dict[bytes, Signal] = field(default_factory=dict, repr=False)
     guards: Guards | None = None
     own_ids: tuple[bytes, ...] = ()
     counters: Counters = field(default_factory=Counters)

@@ -30,7 +30,7 @@ from tunnel.onion.key_schedule import (
     reply_end_to_end_seed,
     reply_hop_seed,
 )
-from tunnel.onion.message import FrameR, FrameW, MessageR, MessageW
+from tunnel.onion.message import FrameR, FrameW, MessageR, MessageW, seal_receipt
 from tunnel.onion.message_head import (
     MessageHead,
     Origin,
@@ -303,6 +303,20 @@ class OnionCodec:
             self.backward_reader(circuit) if row.backward_content else None,
             tuple(reply_path for _, reply_path in blocks_and_paths),
         )
+
+    def receipt(
+        self, route: Route, profile: Profile, challenge: bytes, *, now_s: float
+    ) -> tuple[bytes, bytes]:
+        """A frame that returns a challenge of mode `cached` to Bob: its first node, and all of its bytes.
+
+        Raises BadRoute and ProfileError as `query`.
+        """
+        circuit = self.circuit(route, profile, now_s=now_s)
+        key = end_to_end_key(circuit.end_to_end_seed, Direction.FORWARD)
+        chunk = seal_receipt(profile, key, challenge, self.engine)
+        for seed in reversed(circuit.proxy_seeds):
+            permutation(profile, seed, Direction.FORWARD, self.engine).encrypt(chunk, 0)
+        return circuit.first_id, circuit.header + bytes(chunk)
 
     def circuit(
         self,

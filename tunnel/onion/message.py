@@ -47,6 +47,7 @@ __all__ = [
     "FrameW",
     "MessageR",
     "MessageW",
+    "seal_receipt",
 ]
 
 CHUNK_HEAD = struct.Struct(">BBHH")  # type, flags, sub-stream, length
@@ -78,6 +79,15 @@ class ChunkType(IntEnum):
 
 def _nonce(counter: int) -> bytes:
     return counter.to_bytes(12, "big")  # 4 zero bytes ‖ u64
+
+
+def seal_receipt(profile: Profile, key: bytes, challenge: bytes, engine: TunnelEngine) -> memoryview:
+    """The only chunk of a frame that answers a challenge in mode `cached`: CHALLENGE, marked LAST."""
+    chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
+    CHUNK_HEAD.pack_into(chunk, 0, ChunkType.CHALLENGE, LAST_FLAG, 0, len(challenge))
+    chunk[CHUNK_HEAD.size : CHUNK_HEAD.size + len(challenge)] = challenge
+    engine.layers.aead(key).seal_into(_nonce(0), chunk[:-CHUNK_TAG_BYTES], b"", chunk)
+    return chunk
 
 
 class MessageW(ExtWrite):

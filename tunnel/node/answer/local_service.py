@@ -12,7 +12,7 @@ from __future__ import annotations
 from reactor import ReadYield, Service, UnexpectedEnd
 from reactor.core.requests import Request
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError
-from tunnel.established.keys import ChunkOpener
+from tunnel.established.keys import Chunk, ChunkOpener
 from tunnel.node.answer.send_reply import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, ReceiptWriter, receive_reply
@@ -26,8 +26,8 @@ from tunnel.onion.message import ChunkType
 
 __all__ = [
     "Replayed",
-    "begins_tunnel",
     "local_service",
+    "opened_first",
     "read_first_chunk",
 ]
 
@@ -73,14 +73,14 @@ def read_first_chunk(stream: Stream) -> Service[memoryview]:
     return chunk
 
 
-def begins_tunnel(node: NodeContext, slot: Slot, stream: Stream, chunk: memoryview) -> bool:
-    """Whether this first chunk is a HELLO.
+def opened_first(node: NodeContext, slot: Slot, stream: Stream, chunk: memoryview) -> Chunk:
+    """Open a copy of this first chunk.
 
     Raises:
         MalformedMessage: it does not open.
     """
     opener = ChunkOpener(end_to_end_key(slot.seed, Direction.FORWARD), stream.profile.geometry, node.engine)
-    return opener.open(memoryview(bytearray(chunk))).kind is ChunkType.HELLO
+    return opener.open(memoryview(bytearray(chunk)))
 
 
 def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
@@ -103,15 +103,22 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
     layer = node.codec.destination_reader(slot, stream.profile)
     first = memoryview(b"")
     frame: FrameReader | None = None
+    kind = ChunkType.MSG
 
     def begin() -> Service[None]:
-        nonlocal frame, first
+        nonlocal frame, first, kind
         first = yield from read_first_chunk(stream)
-        if not begins_tunnel(node, slot, stream, first):
+        chunk = opened_first(node, slot, stream, first)
+        kind = chunk.kind
+        if kind is ChunkType.CHALLENGE:
+            yield from _take_receipt(node, stream, chunk, reporter)
+        elif kind is not ChunkType.HELLO:
             frame = FrameReader(Replayed(stream, first), layer)
             yield from frame.start()
 
     yield from run_with_guards(begin(), idle_watch([stream], node.limits.idle_s))
+    if kind is ChunkType.CHALLENGE:
+        return
     if frame is None:
         yield from tunnel_service(node, stream, slot, first, reporter)
         return
@@ -123,6 +130,17 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
     yield from run_with_guards(
         receive_reply(stream, frame, pending, reporter), idle_watch([stream], node.limits.idle_s)
     )
+
+
+def _take_receipt(node: NodeContext, stream: Stream, chunk: Chunk, reporter: Reporter) -> Service[None]:
+    """The frame is a receipt for a reply of this node in mode `cached`."""
+    if (yield from ReadYield(stream).readinto(memoryview(bytearray(1)))):
+        raise MalformedMessage("a chunk follows the one with a receipt")
+    answered = node.receipts.pop(bytes(chunk.data), None)
+    if answered is None:
+        raise PeerError("a receipt arrived for an unknown reply", ErrorCode.UNKNOWN_QUERY)
+    answered.set()
+    yield from reporter.succeed()
 
 
 def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:

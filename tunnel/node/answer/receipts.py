@@ -18,15 +18,16 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
-from reactor import Service
+from reactor import Service, Signal
 from tunnel.errors import ErrorCode, MalformedMessage, PeerError
 from tunnel.geometry import Geometry
 from tunnel.node.query.frame_io import FrameReader, FrameWriter
 from tunnel.node.waits import Counted
 from tunnel.onion.message import CHALLENGE_BYTES
 
-__all__ = ["UNPROVEN_BYTES", "Receipts"]
+__all__ = ["UNPROVEN_BYTES", "BackwardReceipts", "Receipts", "SentReceipts"]
 
 UNPROVEN_BYTES = 4 * 1024 * 1024
 """Bytes of the replies to one query on all links together, on the longest route, that need no receipt."""
@@ -63,18 +64,18 @@ class Receipts:
     def _unproven_bytes(self) -> int:
         return self._earlier_bytes + (0 if self._current is None else self._current.unproven_bytes)
 
-    def begin(self, writer: FrameWriter, reader: FrameReader) -> None:
+    def begin(self, writer: FrameWriter, source: ReceiptSource) -> None:
         """Begin to count a reply.
 
         Args:
             writer: of the reply; its header is written.
-            reader: of the message with the receipts.
+            source: of its receipts.
         Raises:
             PeerError (TIMEOUT): earlier replies used up the limit, and no receipt came for them.
         """
         if self._unproven_bytes >= self._limit_bytes:
             raise PeerError("the asker gave no receipts for the earlier replies", ErrorCode.TIMEOUT)
-        self._current = _Proof(writer, reader)
+        self._current = _Proof(writer, source)
 
     def room(self) -> Service[int]:
         """Wait until more of the reply may be sent; returns how many bytes of content.
@@ -101,11 +102,87 @@ class Receipts:
         """Take the receipts that are missing, and the end of their message. Raises as `room`."""
         proof = self._current
         assert proof is not None
-        while proof.asked:
+        while proof.asked and proof.source.is_awaited_at_end:
             self._proven_bytes += yield from proof.take_receipt()
-        yield from proof.finish()
+        yield from proof.source.finish()
         self._earlier_bytes += proof.unproven_bytes
         self._current = None
+
+
+class ReceiptSource(Protocol):
+    """Where the receipts of one reply come from.
+
+    Attributes:
+        is_awaited_at_end: the asker sends all of them, also when the reply has ended.
+    """
+
+    is_awaited_at_end: bool
+
+    def expect(self, challenge: bytes) -> None:
+        """A challenge is about to be sent."""
+
+    def wait(self, challenge: bytes) -> Service[None]:
+        """Wait for its receipt. Raises PeerError: it is wrong, or none can come."""
+
+    def finish(self) -> Service[None]:
+        """No more receipts are expected."""
+
+
+class BackwardReceipts:
+    """Receipts on the backward half of a reply by block, in the order of their challenges."""
+
+    is_awaited_at_end = True
+
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
+        self._has_asked = False
+
+    def expect(self, challenge: bytes) -> None:
+        self._has_asked = True
+
+    def wait(self, challenge: bytes) -> Service[None]:
+        yield from self._reader.start()
+        receipt, filled = memoryview(bytearray(CHALLENGE_BYTES)), 0
+        while filled < CHALLENGE_BYTES:
+            count = yield from self._reader.readinto(receipt[filled:])
+            if not count:
+                raise MalformedMessage("the receipts of a reply ended too early")
+            filled += count
+        if receipt != challenge:
+            raise MalformedMessage("wrong receipt of a reply")
+
+    def finish(self) -> Service[None]:
+        if self._has_asked and (yield from self._reader.readinto(memoryview(bytearray(1)))):
+            raise MalformedMessage("a receipt of a reply without a challenge")
+
+
+class SentReceipts:
+    """Receipts for a reply in mode `cached`: frames of their own, which may overtake each other.
+
+    Args:
+        table: of the node, by challenge.
+    """
+
+    is_awaited_at_end = False
+
+    def __init__(self, table: dict[bytes, Signal]) -> None:
+        self._table = table
+        self._expected: dict[bytes, Signal] = {}
+
+    def expect(self, challenge: bytes) -> None:
+        self._table[challenge] = self._expected[challenge] = Signal()
+
+    def wait(self, challenge: bytes) -> Service[None]:
+        yield self._expected.pop(challenge)
+
+    def finish(self) -> Service[None]:
+        yield from ()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the challenges that were not answered."""
+        for challenge in self._expected:
+            self._table.pop(challenge, None)
 
 
 class _Proof:
@@ -115,9 +192,9 @@ class _Proof:
         asked: challenges without a receipt, each with the bytes of the reply that were sent before it.
     """
 
-    def __init__(self, writer: FrameWriter, reader: FrameReader) -> None:
+    def __init__(self, writer: FrameWriter, source: ReceiptSource) -> None:
         self._writer = writer
-        self._reader = reader
+        self.source = source
         self._proven = self._last_asked = writer.stream.content_out  # the header costs no receipt
         self._asked_content = -1  # content before the last challenge
         self.asked: deque[tuple[bytes, int]] = deque()
@@ -136,6 +213,7 @@ class _Proof:
             return
         self._asked_content = self._writer.content_bytes
         nonce = os.urandom(CHALLENGE_BYTES)
+        self.source.expect(nonce)
         yield from self._writer.challenge(nonce)
         self._last_asked = self._writer.stream.content_out
         self.asked.append((nonce, self._last_asked))
@@ -143,20 +221,7 @@ class _Proof:
     def take_receipt(self) -> Service[int]:
         """Wait for the receipt of the oldest challenge; returns how many bytes it proves."""
         nonce, sent = self.asked.popleft()
-        yield from self._reader.start()
-        receipt, filled = memoryview(bytearray(CHALLENGE_BYTES)), 0
-        while filled < CHALLENGE_BYTES:
-            count = yield from self._reader.readinto(receipt[filled:])
-            if not count:
-                raise MalformedMessage("the receipts of a reply ended too early")
-            filled += count
-        if receipt != nonce:
-            raise MalformedMessage("wrong receipt of a reply")
+        yield from self.source.wait(nonce)
         proven = sent - self._proven
         self._proven = sent
         return proven
-
-    def finish(self) -> Service[None]:
-        """Read the end of the receipts, if there were any."""
-        if self._asked_content >= 0 and (yield from self._reader.readinto(memoryview(bytearray(1)))):
-            raise MalformedMessage("a receipt of a reply without a challenge")

@@ -18,7 +18,7 @@ from readwrite_comp.errors import is_same_error, renewed
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node.answer.receipts import Receipts
+from tunnel.node.answer.receipts import BackwardReceipts, Receipts, SentReceipts
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, FrameWriter, start_frame
 from tunnel.node.query.request import routes_home
@@ -197,10 +197,12 @@ class _Replies:
         self.first_id: bytes | None = None
         self._writer: FrameWriter | None = None
         self._has_ended = False  # the end of the current reply is written
-        blocks = query.head.reply_blocks
-        self._receipts = (
-            Receipts([block.profile.geometry for block in blocks], query.stream) if blocks else None
-        )
+        profiles = [block.profile for block in query.head.reply_blocks]
+        if self._row.backward_content:
+            profiles = [query.stream.profile]
+        # Mode known-dest needs none: this node draws the route, and the asker has signed that it asked.
+        self._receipts = Receipts([each.geometry for each in profiles], query.stream) if profiles else None
+        self._sent_receipts = SentReceipts(node.receipts)
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
         # The reason why the reply path is not open; raised again at each further write.
         self._failure: PeerError | None = None
@@ -300,6 +302,7 @@ class _Replies:
 
     def abandon(self, code: ErrorCode) -> None:
         """Reset a reply path that has its own stream, with `code`; no effect after an orderly end."""
+        self._sent_receipts.drop()
         if self._writer is not None and not self._row.backward_content:
             self._writer.stream.reset(code)
 
@@ -322,14 +325,17 @@ class _Replies:
         if self._row.backward_content:
             layer = node.codec.cached_reply(query.slot, query.stream.profile)
             yield from WriteYield(query.stream).call(layer.write_header)
-            return FrameWriter(node, query.stream, layer)
+            writer = FrameWriter(node, query.stream, layer)
+            assert self._receipts is not None
+            self._receipts.begin(writer, self._sent_receipts)
+            return writer
         frame = yield from self._frame()
         self.first_id = frame.first_id
         writer = yield from start_frame(node, frame, is_own=False)
         query.moving.append(writer.stream)
         if self._receipts is not None:
             reader = node.codec.receipts_reader(query.head.reply_blocks[self.number])
-            self._receipts.begin(writer, FrameReader(writer.stream, reader))
+            self._receipts.begin(writer, BackwardReceipts(FrameReader(writer.stream, reader)))
         return writer
 
     def _frame(self) -> Service[OutgoingFrame]:

@@ -59,7 +59,14 @@ from tunnel.errors import (
 from tunnel.modes import MODES, ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.contents import rewinder
-from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, start_frame, write_content
+from tunnel.node.query.frame_io import (
+    FrameReader,
+    FrameWriter,
+    receive_reply,
+    send_whole,
+    start_frame,
+    write_content,
+)
 from tunnel.node.query.incoming_replies import (
     PendingQuery,
     QueryResult,
@@ -391,7 +398,7 @@ class RunningQuery:
         return self._report
 
     def _exchange(self, writer: FrameWriter) -> Service[None]:
-        guards = self._watch_backward(writer.stream), self._watch_reply()
+        guards = self._watch_backward(writer.stream), self._watch_reply(), self._send_receipts()
         stream, idle_s = writer.stream, self._request.idle_s
         yield from exchange(self._node, stream, self.pending, idle_s, self._send(writer), *guards)
 
@@ -428,6 +435,23 @@ class RunningQuery:
             if stream.error is not None:
                 raise renewed(stream.error)
         self._delivered.set()
+
+    def _send_receipts(self) -> Service[None]:
+        """Mode `cached`: answer Bob's challenges, each in a frame of its own: the forward half has ended."""
+        backward, node = self._query.backward, self._node
+        if backward is None:
+            return
+        changed = Signal()
+        challenges = backward.take_challenges(changed.set)
+        route, profile = self._query.route, self._query.circuit.profile
+        while True:
+            while challenges:
+                build = partial(
+                    node.codec.receipt, route, profile, challenges.pop(0), now_s=node.wall_clock()
+                )
+                first_id, frame = yield RunInThread(build)
+                yield from send_whole(node, first_id, profile, frame)
+            yield changed
 
     def _read_reason(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
         """Read the reason of an early end: a failing hop ends the backward half, then sends its status."""

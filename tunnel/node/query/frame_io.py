@@ -16,10 +16,11 @@ from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from readwrite_comp.errors import is_same_error
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError, StreamReset, TunnelError
+from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content
 from tunnel.node.query.incoming_replies import PendingQuery
-from tunnel.node.relay.status_reporter import Reporter
+from tunnel.node.relay.status_reporter import Reporter, settle_beside
 from tunnel.node.waits import with_timeout
 from tunnel.onion.codec import OutgoingFrame
 from tunnel.onion.message import FrameR, FrameW, MessageW
@@ -32,6 +33,7 @@ __all__ = [
     "FrameWriter",
     "ReceiptWriter",
     "receive_reply",
+    "send_whole",
     "start_frame",
     "write_content",
 ]
@@ -148,6 +150,22 @@ def start_frame(node: NodeContext, frame: OutgoingFrame, *, is_own: bool) -> Ser
         stream.reset(ErrorCode.CANCELLED)
         raise
     return writer
+
+
+def send_whole(node: NodeContext, first_id: bytes, profile: Profile, frame: bytes) -> Service[None]:
+    """Send a short frame of this node's user, header included; its status is read beside the caller.
+
+    Raises as `start_frame`.
+    """
+    stream = yield from node.links.open_stream(first_id, profile, is_own=True)
+    try:
+        send = WriteYield(stream).write_all(frame)
+        yield from with_timeout(node.limits.idle_s, send, "the first node did not take the frame")
+        stream.finish()
+    except BaseException:
+        stream.reset(ErrorCode.CANCELLED)
+        raise
+    yield from settle_beside(node, stream)
 
 
 class ReceiptWriter:
