@@ -210,7 +210,7 @@ def test_one_network_has_a_few_places_and_the_weight_of_one_node() -> None:
     late = make_keys("late").descriptor((Address("60.1.7.7", 1),), NOW_S, OPENSSL)
     learn(directory, late)
     assert directory.is_hearsay(late.node_id)
-    assert directory.next_to_dial() is None, "its network is full: it is not even dialled"
+    assert directory.next_to_dial(NOW_S) is None, "its network is full: it is not even dialled"
 
 
 def test_a_dialled_node_is_there_when_it_tells_of_itself_with_the_key_that_answered() -> None:
@@ -254,7 +254,25 @@ def test_what_has_the_link_key_of_a_known_node_is_not_dialled() -> None:
         fake = replace(keys.descriptor(real.addresses, NOW_S, OPENSSL), link_key=real.link_key)
         learn(directory, fake.sign(keys.identity, OPENSSL))
     assert directory.undialled == 20
-    assert directory.next_to_dial() is None
+    assert directory.next_to_dial(NOW_S) is None
+
+
+def test_a_reached_node_is_dialled_again_each_day_and_dropped_after_a_week_of_silence() -> None:
+    """Its descriptor may name any expiry, and its owner may rent a new address each day."""
+    directory, keys = make(), make_keys("for ever")
+    lasting = keys.descriptor((Address("60.1.1.1", 1),), NOW_S, OPENSSL)
+    lasting = replace(lasting, expiry=int(NOW_S) + 10_000 * 24 * 3600).sign(keys.identity, OPENSSL)
+    reach(directory, lasting)
+    day_s = 24 * 3600.0
+    for day in range(1, 4):
+        assert directory.next_to_dial(NOW_S + day * day_s - 1) is None
+        assert directory.next_to_dial(NOW_S + day * day_s) == lasting
+        assert directory.next_to_dial(NOW_S + day * day_s) is None, "once a day, answered or not"
+    reach(directory, lasting, now_s=NOW_S + 3 * day_s)
+    directory.expire(NOW_S + 10 * day_s)
+    assert directory.sample() == [lasting]
+    directory.expire(NOW_S + 10 * day_s + 1)
+    assert directory.sample() == []
 
 
 def test_a_full_table_keeps_what_was_reached() -> None:
@@ -314,7 +332,7 @@ class _Flood(RuleBasedStateMachine):
 
     @rule()
     def dial_what_is_due(self) -> None:
-        drawn = self.directory.next_to_dial()
+        drawn = self.directory.next_to_dial(self.now_s)
         if drawn is not None:
             assert self.directory.is_hearsay(drawn.node_id)
             reach(self.directory, drawn, now_s=self.now_s)

@@ -97,12 +97,18 @@ def _split(body: bytes, count: int) -> Sequence[bytes]:
 PER_NETWORK: Final = 64
 """Reached nodes of one network (/16 of IPv4, /32 of IPv6)."""
 _LIMIT: Final = 4096  # reached nodes; about 2 KiB each
+# A node is dialled again when this has passed, and dropped after `_PROOF_S`: its descriptor may say that it
+# never expires, and its owner may long have left that address.
+_AGAIN_S: Final = 24 * 3600.0
+_PROOF_S: Final = 7 * 24 * 3600.0
 
 
 @dataclass(slots=True)
 class _Reached:
     descriptor: Descriptor
     network: bytes | None  # of the address that answered; None: it distinguishes no owners
+    since_s: float  # when it answered last
+    tried_s: float  # when it was dialled last to see whether it still does
 
 
 class ExchangeDirectory:
@@ -230,17 +236,17 @@ class ExchangeDirectory:
         """Drop learned descriptors that have expired, and hearsay of some minutes ago."""
         with self._lock:
             for node_id, entry in list(self._reached.items()):
-                if entry.descriptor.expiry <= now_s:
+                if entry.descriptor.expiry <= now_s or now_s - entry.since_s > _PROOF_S:
                     self._forget_reached(node_id)
             self._heard.expire(now_s)
 
     # -- what this node finds out ----------------------------------------------------------------------
 
-    def next_to_dial(self, preferred: Collection[bytes] = ()) -> Descriptor | None:
-        """A node only heard of, to be dialled now; None: all of them have been.
+    def next_to_dial(self, now_s: float, preferred: Collection[bytes] = ()) -> Descriptor | None:
+        """A node only heard of, to be dialled now; else one that was reached a day ago. None: there is none.
 
         Args:
-            preferred: ids of nodes that are drawn before others.
+            preferred: ids of nodes only heard of that are drawn before others.
         """
         with self._lock:
             known = {entry.descriptor.link_key for entry in self._reached.values()}
@@ -252,7 +258,11 @@ class ExchangeDirectory:
                     self._has_room(self.rules.owner(place.host)) for place in places
                 ):
                     return drawn
-        return None
+            oldest = min(self._reached.values(), key=lambda entry: entry.tried_s, default=None)
+            if oldest is None or now_s - oldest.tried_s < _AGAIN_S:
+                return None
+            oldest.tried_s = now_s
+            return oldest.descriptor
 
     @property
     def undialled(self) -> int:
@@ -292,9 +302,12 @@ class ExchangeDirectory:
                 descriptor = known
             if not self._may_know(descriptor, own_id, now_s) or node_id in self._published:
                 return
-            if node_id not in self._reached and self._has_room(network):
+            entry = self._reached.get(node_id)
+            if entry is not None and entry.network == network:
+                entry.since_s = entry.tried_s = now_s
+            elif entry is None and self._has_room(network):
                 self._heard.remove(node_id)
-                self._reached[node_id] = _Reached(descriptor, network)
+                self._reached[node_id] = _Reached(descriptor, network, now_s, now_s)
                 self._by_network[network] += 1
 
     def crowd(self, avoid: Collection[bytes] = ()) -> frozenset[bytes]:

@@ -84,7 +84,7 @@ class World:
     def _dial(self) -> None:
         """As `seek_peers` does."""
         self.allowed = min(FIRST_DIALS, self.allowed + 1 / Limits().probe_s)
-        while self.allowed >= 1 and (peer := self.directory.next_to_dial()) is not None:
+        while self.allowed >= 1 and (peer := self.directory.next_to_dial(self.now_s)) is not None:
             self.allowed -= 1
             self.dials += 1
             if peer.node_id in self.answering:

@@ -195,7 +195,7 @@ def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
         looked_s = now_s
         # Guards of an earlier run come first: otherwise others would be drawn in their place.
         guards = frozenset(guard.node_id for guard in node.guards or ())
-        while allowed >= 1 and (peer := directory.next_to_dial(guards)) is not None:
+        while allowed >= 1 and (peer := directory.next_to_dial(node.wall_clock(), guards)) is not None:
             allowed -= 1
             yield from node.scope.spawn(links.probe(peer), name=f"{node.name} probe")
         yield Sleep(min(limits.link_tick_s, _SEEK_S))
