@@ -120,6 +120,22 @@ def test_a_guard_is_dropped_after_a_week_of_absence() -> None:
     assert gone not in {guard.node_id for guard in guards}
 
 
+def test_what_a_draw_leaves_out_becomes_no_guard_and_a_guard_stays_one() -> None:
+    """One machine may answer for many identities; `crowd` has all but one of them."""
+    left_out = set(sorted(IDS)[:20])
+    for seed in range(20):
+        guards = Guards(size=3)
+        guards.choose(crowd(), IDS, left_out, now_s=NOW_S, rules=PUBLIC, rng=random.Random(seed))
+        drawn = [guard.node_id for guard in guards]
+        assert not left_out.intersection(drawn)
+        again = guards.choose(crowd(), IDS, IDS, now_s=NOW_S, rules=PUBLIC, rng=random.Random(seed))
+        assert again == drawn[0]
+        assert (
+            guards.choose(crowd(), left_out, left_out, now_s=NOW_S, rules=PUBLIC, rng=random.Random(seed))
+            is None
+        )
+
+
 u32 = st.integers(0, 2**32 - 1)
 some_guards = st.lists(
     st.builds(Guard, st.binary(min_size=32, max_size=32), u32, u32, u32),
