@@ -488,7 +488,7 @@ def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_
     finally:
         process.kill()
         process.wait()
-    assert "error" not in (tmp_path / "errors").read_text()
+    assert "error: " not in (tmp_path / "errors").read_text()
     for index in range(2 if command == "up" else 1):
         assert (net / f"node-{index}" / "state" / "replay").exists()
 
