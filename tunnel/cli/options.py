@@ -127,7 +127,10 @@ class Parser(argparse.ArgumentParser):
             options.append(argument)
             action = self._option(argument)
             if action.nargs is None and argument in action.option_strings:
-                options += [value for value in (next(rest, None),) if value is not None]
+                value = next(rest, None)
+                if value is None:  # `argparse` would take the argument that is moved behind it
+                    self.error(f"{argument}: expected one argument")
+                options.append(value)
         return [*options, *places]
 
     def _option(self, argument: str) -> argparse.Action:
