@@ -283,7 +283,12 @@ def test_keygen_of_a_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     public = ClientKey.load(path).public(OPENSSL).hex()
     assert capsys.readouterr().out == f"the client key is in {path}; its public key is {public}\n"
     assert main(["keygen", "--client", str(path)]) == 2
-    assert "never overwritten" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "never overwritten" in shown
+    assert f"services may list its public key, {public}" in shown  # its owner may have lost it
+    path.write_text("{}")
+    assert main(["keygen", "--client", str(path)]) == 2
+    assert "it is no client key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -203,12 +203,24 @@ def test_a_client_key_is_kept_in_a_private_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["", "{}", "[]", '{"mtun-client-key": 2, "seed": ""}', '{"mtun-client-key": 1, "seed": "00"}'],
+    ("content", "text"),
+    [
+        (None, "no such file: {path}"),
+        ("", "{path} is not a client key: it is not JSON"),
+        ("{}", "{path} is not a client key, but a file of another kind"),
+        ("[]", "{path} is not a client key, but a file of another kind"),
+        ('{"mtun-client-key": 2, "seed": ""}', "{path} is not a client key: version 2, expected 1"),
+        (
+            '{"mtun-client-key": 1, "seed": "00"}',
+            "{path} is not a client key: a seed of 1 bytes, expected 32",
+        ),
+    ],
 )
-def test_another_file_is_no_client_key(tmp_path: Path, content: str) -> None:
+def test_another_file_is_no_client_key(tmp_path: Path, content: str | None, text: str) -> None:
     path = tmp_path / "client.key"
-    path.write_text(content)
-    with pytest.raises(KeyFileError, match="is not a client key") as caught:
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(KeyFileError) as caught:
         ClientKey.load(path)
+    assert str(caught.value) == text.format(path=path)
     assert "mtun keygen --client" in caught.value.hint

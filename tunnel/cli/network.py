@@ -24,7 +24,7 @@ from tunnel.config.settings import SERVICES
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory.base import write_descriptor
 from tunnel.disk import naming
-from tunnel.errors import ConfigError
+from tunnel.errors import ConfigError, LocalTunnelError
 from tunnel.identity.client_key import ClientKey
 from tunnel.identity.descriptor import Address
 from tunnel.identity.key_ring import KeyRing
@@ -257,19 +257,18 @@ def run_keygen(options: argparse.Namespace) -> int:
     path: Path = options.file
     if path.is_dir():
         raise ConfigError(
-            f"{path} is a folder", f"name the file in it: mtun keygen {shlex.quote(str(path / 'keys'))}"
+            f"{path} is a folder",
+            f"name the file in it: mtun keygen {'--client ' if options.client else ''}"
+            f"{shlex.quote(str(path / ('client.key' if options.client else 'keys')))}",
         )
     make_folder(path.parent, mode=0o700)
     save = _save_client_key if options.client else _save_node_keys
     try:
         entry, text = save(path)
     except FileExistsError as error:
+        use = _use_of_client_key(path) if options.client else "a node without its key file loses its id"
         raise ConfigError(
-            f"{path} exists: keys are never overwritten",
-            "name another file, or move this one away; "
-            + (
-                "services may list this key" if options.client else "a node without its key file loses its id"
-            ),
+            f"{path} exists: keys are never overwritten", f"name another file, or move this one away; {use}"
         ) from error
     if options.json:
         say_json(True, {"file": str(path), **entry})
@@ -292,3 +291,12 @@ def _save_client_key(path: Path) -> tuple[dict[str, str], str]:
     key.save(path)
     public = key.public(tunnel_engine()).hex()
     return {"public": public}, f"the client key is in {path}; its public key is {public}"
+
+
+def _use_of_client_key(path: Path) -> str:
+    """Why a file that is in the way may be needed. Its owner may only want to see the public key again."""
+    try:
+        public = ClientKey.load(path).public(tunnel_engine()).hex()
+    except LocalTunnelError:
+        return "it is no client key"
+    return f"services may list its public key, {public}"

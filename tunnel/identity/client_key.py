@@ -21,7 +21,7 @@ from pathlib import Path
 
 from readwrite_comp.primitives import random_bytes
 from tunnel.crypto.primitives import TunnelEngine
-from tunnel.disk import read_regular
+from tunnel.disk import os_error_text, read_regular
 from tunnel.errors import BadSignature, KeyFileError, LocalTunnelError, TargetNotAllowed
 from tunnel.identity.state_dir import check_private, make_private
 
@@ -31,6 +31,7 @@ CLIENT_KEY_BYTES = 32
 _LABEL = b"mtun client 1"
 _FILE_VERSION = 1
 _MOST_FILE_BYTES = 4_096
+_ADVICE = "name the file that `mtun keygen --client FILE` has made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,14 @@ class ClientKey:
             seed = bytes.fromhex(record["seed"])
             if len(seed) != CLIENT_KEY_BYTES:
                 raise ValueError(f"a seed of {len(seed)} bytes, expected {CLIENT_KEY_BYTES}")
-        except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise KeyFileError(
-                f"{path} is not a client key: {type(error).__name__}: {error}",
-                "name the file that `mtun keygen --client FILE` has made",
-            ) from error
+        except OSError as error:
+            raise KeyFileError(os_error_text(error, path), _ADVICE) from error
+        except json.JSONDecodeError as error:
+            raise KeyFileError(f"{path} is not a client key: it is not JSON", _ADVICE) from error
+        except (KeyError, TypeError) as error:
+            raise KeyFileError(f"{path} is not a client key, but a file of another kind", _ADVICE) from error
+        except (LocalTunnelError, ValueError, RecursionError) as error:
+            raise KeyFileError(f"{path} is not a client key: {error}", _ADVICE) from error
         check_private(path)
         return cls(seed)
 
