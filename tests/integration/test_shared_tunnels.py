@@ -169,6 +169,15 @@ def test_the_bytes_of_one_write_stay_together(way: str, net: LocalNetwork) -> No
     tunnel.give_up()
 
 
+def test_a_long_answer_that_ends_its_question_is_explained(net: LocalNetwork) -> None:
+    """The answer begins before the question has ended. Refusing it cuts the question, and so the tunnel."""
+    with pytest.raises(QueryFailed) as cut, Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
+        tunnel.ask(message("echo", bytes(64 * BIG)), 10, timeout_s=PATIENCE_S)
+    assert "TRUNCATED at this node" in str(cut.value)
+    assert "more than 10 bytes: read it in pieces" in str(cut.value)
+    wait_until_idle(net)
+
+
 @pytest.mark.parametrize("call", ["receive", "ask"])
 def test_a_message_that_was_too_long_is_read_in_pieces_from_its_beginning(
     net: LocalNetwork, call: str

@@ -37,6 +37,7 @@ from tunnel.errors import (
     NodeStopped,
     PeerError,
     QueryFailed,
+    SubStreamReset,
     TunnelSilent,
     TunnelStopped,
 )
@@ -290,7 +291,9 @@ class Carrier:
             yield from self._join()
             return renewed(self.error or _given_up_here())
         if life.given_up_by is not None:
-            text = f"{error.code.name} at {life.given_up_by}, which gave the tunnel up"
+            # A reset has no more to say than its code, unlike an error of this end.
+            reason = "" if isinstance(error, SubStreamReset) else f": {error}"
+            text = f"{error.code.name} at {life.given_up_by}, which gave the tunnel up{reason}"
             return QueryFailed(text, error.code)
         return error
 

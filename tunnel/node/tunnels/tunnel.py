@@ -490,7 +490,9 @@ class _Inbox:
                     self._head.clear()
                     return message
                 self._head += piece
-            raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
+            raise FrameTruncated(
+                f"a message of more than {limit_bytes} bytes: read it in pieces, or raise limit_bytes"
+            )
         except BaseException:
             self._is_offered = True
             raise
