@@ -25,7 +25,11 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["host:0", "node-2:a"], "host:0: expected a port", 2),
         (["/nowhere/socket", "node-2:a"], "cannot listen: ", 2),
         (["0", "node-9:a"], "no peer has the name 'node-9'", 2),
-        (["0", "node-2:a", "--key", "/nowhere/key"], "/nowhere/key is not a client key", 1),
+        (["0", "node-2:a", "--key", "/nowhere/key"], "no such file: /nowhere/key", 1),
+        (["node-2:a", "5432"], "did you swap node-2:a and 5432?", 2),
+        (["-R", "127.0.0.1:80", "node-2/9000"], "did you swap 127.0.0.1:80 and node-2/9000?", 2),
+        (["0", "node-2:a", "--hops", "5"], "a route of 5 proxies", 2),
+        (["-R", "node-2/9000", "127.0.0.1:80", "--hops", "5"], "a route of 5 proxies", 2),
         (["0.0.0.0:0", "node-2:a"], "other machines could use the tunnels", 2),
         (["192.0.2.1:0", "node-2:a", "--public"], "cannot listen: 192.0.2.1:0", 2),
         (["-R", "node-2", "127.0.0.1:80"], "node-2: expected NODE/[BIND:]PORT", 2),
@@ -38,7 +42,8 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_errors_before_it_is_ready(
     net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str, status: int
 ) -> None:
-    assert main(["forward", *arguments, "--network", str(net), "--hops", "1"]) == status
+    hops = [] if "--hops" in arguments else ["--hops", "1"]
+    assert main(["forward", *arguments, "--network", str(net), *hops]) == status
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: ")

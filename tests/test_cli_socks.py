@@ -74,9 +74,9 @@ def test_users(tmp_path: Path) -> None:
     ("content", "mode", "text"),
     [
         (b"alice:secret\n", 0o644, "others can read"),
-        (b"", 0o600, "USER:PASSWORD"),
-        (b"alice\n", 0o600, "USER:PASSWORD"),
-        (b"a:1\na:2\n", 0o600, "each user once"),
+        (b"", 0o600, "has 0 users: expected 1 to 1000 lines USER:PASSWORD"),
+        (b"a:1\nalice\n", 0o600, "line 2: expected USER:PASSWORD"),
+        (b"a:1\n\na:2\n", 0o600, "line 3: expected each user once"),
         (b"a:\xff\n", 0o600, "not UTF-8"),
         (None, 0, "no such file"),
     ],

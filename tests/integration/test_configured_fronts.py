@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import threading
@@ -19,6 +20,7 @@ from tests.support.commands import running
 from tests.support.network import PATIENCE_S
 from tunnel import open_node
 from tunnel.cli.main import main
+from tunnel.cli.nodes import say_node_ready
 from tunnel.config import load_config, make_config
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory.base import ids_by_name
@@ -122,6 +124,34 @@ def greeting(address: EntrancePlace) -> bytes:
         return file.read()
 
 
+def test_a_node_that_refuses_a_reverse_forward_is_named(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with others(net):
+        arguments = ["-R", "node-2/9000", "127.0.0.1:80", "--network", str(net), "--hops", "0", "--json"]
+        assert main(["forward", *arguments]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["error"] == "node-2 does not let clients listen at 127.0.0.1:9000 (TARGET_NOT_ALLOWED)"
+    assert "[service] reverse" in shown["hint"]
+    assert shown["code"] == "TARGET_NOT_ALLOWED"
+
+
+def test_a_node_says_what_it_publishes(net: Path, greeter: int, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = f'[[publish]]\nname = "wiki"\nto = "localhost:80"\nclients = ["{"ab" * 32}"]'
+    add(net, "node-2", entry)
+    with served(net, "node-2") as configured:
+        say_node_ready(configured, as_json=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"  greet leads to 127.0.0.1:{greeter}, for everybody in the network",
+        "  wiki leads to localhost:80, for 1 client",
+    ]
+
+
+def test_a_place_in_use_is_named(net: Path, greeter: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forward", str(greeter), "node-2:a", "--network", str(net), "--hops", "1"]) == 2
+    assert "hint: another program listens there: stop it, or choose another" in capsys.readouterr().err
+
+
 def test_ports_of_a_configuration(net: Path, greeter: int) -> None:
     add(net, "node-0", f'[[socks]]\nexit = "{EXIT}"\nlisten = "0"\nhops = 1')
     add(net, "node-0", f'[[socks]]\nexit = "{EXIT}"\nlisten = "./socks"\nhops = 1\nisolate = "connection"')
@@ -209,7 +239,11 @@ def load_id(path: Path) -> str:
         ("[[socks]]\nexit = 'node-3'\nusers = 'nobody'", "no such file: {net}/node-0/nobody", ""),
         ("[[forward]]\nto = 'node-3:a'\nlisten = '{taken}'", "[[forward]] 1: cannot listen", "another"),
         ("[[forward]]\nto = 'node-3:a'\nlisten = '0.0.0.0:0'", "other machines", "public = true"),
-        ("[[forward]]\nto = 'node-3:a'\nlisten = '0'\nkey = 'none'", "{net}/node-0/none is not a", "keygen"),
+        (
+            "[[forward]]\nto = 'node-3:a'\nlisten = '0'\nkey = 'none'",
+            "no such file: {net}/node-0/none",
+            "keygen",
+        ),
         ("[[forward]]\nto = 'node-9:a'\nlisten = '0'", "[[forward]] 1: no peer file", "64 hex digits"),
     ],
 )

@@ -63,8 +63,10 @@ _LOOK_S = 0.5  # between two looks for signals
 _STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
-def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add the options that select the network."""
+def add_source(
+    parser: argparse.ArgumentParser, *, required: bool = True, opens_tunnels: bool = False
+) -> None:
+    """Add the options that select the network. Args: opens_tunnels: see `Client.check_opens_tunnels`."""
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--network", type=filled_path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
@@ -74,7 +76,9 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
         "--config",
         type=filled_path,
         metavar="FILE",
-        help="use the node of this configuration, running or not",
+        help="the configuration of a client, or of a node that is not running"
+        if opens_tunnels
+        else "use the node of this configuration, running or not",
     )
 
 

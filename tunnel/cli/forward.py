@@ -16,7 +16,7 @@ from tunnel.cli.pipe import add_key, destination
 from tunnel.cli.terminal import say, say_json
 from tunnel.config.kinds import HostPort, ListenPlace
 from tunnel.config.repeated import ForwardEntry
-from tunnel.errors import ConfigError
+from tunnel.errors import ConfigError, QueryFailed, SubStreamReset
 from tunnel.established import Target
 from tunnel.front.entrance import EntrancePlace, place_text
 from tunnel.front.forward import MOST_CONNECTIONS
@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> None:
         help="allow addresses that other machines reach; they can then use the tunnels",
     )
     add_key(parser)
-    add_source(parser)
+    add_source(parser, opens_tunnels=True)
     add_hops(parser)
 
 
@@ -76,8 +76,9 @@ def run_forward(options: argparse.Namespace) -> int:
         client.check_opens_tunnels("[[forward]]")
         hops = client.hops()
         for place, to in pairs:
-            entry = ForwardEntry(place, to, hops, options.key, options.public)
-            fronts.add_forward(client.names.resolve(to[0]), entry)
+            node_id = client.names.resolve(to[0])
+            client.route(node_id)
+            fronts.add_forward(node_id, ForwardEntry(place, to, hops, options.key, options.public))
 
         def ready() -> None:
             for forward, to in zip(fronts.forwards, options.pairs[1::2], strict=True):
@@ -90,7 +91,18 @@ def run_forward(options: argparse.Namespace) -> int:
 def _pairs(arguments: list[str]) -> list[tuple[EntrancePlace, tuple[str, Target]]]:
     """The places to listen on, each with a node and a target. Raises ConfigError: something else."""
     pairs = _in_pairs(arguments, "mtun forward 5432 node-7:postgres")
-    return [(_place(place), destination(to)) for place, to in pairs]
+    return [_local_pair(place, to) for place, to in pairs]
+
+
+def _local_pair(place: str, to: str) -> tuple[EntrancePlace, tuple[str, Target]]:
+    try:
+        return _place(place), destination(to)
+    except ConfigError as error:
+        try:
+            _place(to), destination(place)
+        except ConfigError:
+            raise error from None
+        raise ConfigError(str(error), f"did you swap {place} and {to}? The local port is first") from error
 
 
 def _run_reverse(options: argparse.Namespace) -> int:
@@ -101,18 +113,7 @@ def _run_reverse(options: argparse.Namespace) -> int:
         )
     wanted = []
     for place, to in _in_pairs(options.pairs, "mtun forward --reverse node-7/9000 127.0.0.1:8080"):
-        node, slash, where = place.partition("/")
-        if not slash or not node:
-            raise ConfigError(f"{place}: expected NODE/[BIND:]PORT", "for example node-7/9000")
-        try:
-            server = HostPort().check(to)
-        except ValueError as error:
-            raise ConfigError(f"{to}: expected {HostPort().expected}") from error
-        assert server is not None
-        there = _place(where)
-        if isinstance(there, Path):
-            raise ConfigError(f"{place}: a node listens at ports only", "for example node-7/9000")
-        wanted.append((node, there, server, to))
+        wanted.append((*_reverse_pair(place, to), to))
     with Client(options) as client:
         client.check_opens_tunnels()
         hops = client.hops()
@@ -120,7 +121,9 @@ def _run_reverse(options: argparse.Namespace) -> int:
         def announce(node: str, place: tuple[str, int], to: str) -> Callable[[int], None]:
             return lambda port: _say_ready((place[0], port), to, hops, at=node, as_json=options.json)
 
-        services = [
+        for node, *_ in wanted:
+            client.route(client.names.resolve(node))
+        forwards = [
             ReverseForward(
                 client.node,
                 client.names.resolve(node),
@@ -128,11 +131,44 @@ def _run_reverse(options: argparse.Namespace) -> int:
                 server,
                 options={"hops": hops},
                 on_listening=announce(node, place, to),
-            ).serve()
+            )
             for node, place, server, to in wanted
+        ]
+        services = [
+            _explained(forward.serve(), node, place)
+            for forward, (node, place, *_) in zip(forwards, wanted, strict=True)
         ]
         client.run(_together(services), lambda: None)
     return 0
+
+
+def _reverse_pair(place: str, to: str) -> tuple[str, tuple[str, int], tuple[str, int]]:
+    """The node, its place and the server here. Raises ConfigError: something else."""
+    node, slash, where = place.partition("/")
+    if not slash or not node:
+        hint = f"did you swap {place} and {to}? The node is first" if "/" in to else "for example node-7/9000"
+        raise ConfigError(f"{place}: expected NODE/[BIND:]PORT", hint)
+    try:
+        server = HostPort().check(to)
+    except ValueError as error:
+        raise ConfigError(f"{to}: expected {HostPort().expected}", "for example 127.0.0.1:8080") from error
+    assert server is not None
+    there = _place(where)
+    if isinstance(there, Path):
+        raise ConfigError(f"{place}: a node listens at ports only", "for example node-7/9000")
+    return node, there, server
+
+
+def _explained(service: Service[None], node: str, place: tuple[str, int]) -> Service[None]:
+    """Run a reverse forward. Raises QueryFailed: the node refuses the place; else what the forward raises."""
+    try:
+        yield from service
+    except SubStreamReset as error:
+        raise QueryFailed(
+            f"{node} does not let clients listen at {place_text(place)} ({error.code.name})",
+            error.code,
+            hint="its owner allows places in [service] reverse of its configuration",
+        ) from error
 
 
 def _in_pairs(arguments: list[str], example: str) -> list[tuple[str, str]]:

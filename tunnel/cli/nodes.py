@@ -48,7 +48,7 @@ from tunnel.front.socks_server import MOST_CONNECTIONS
 from tunnel.identity.state_dir import StateDir, take_lock
 from tunnel.running.configured_node import ConfiguredNode
 
-__all__ = ["ChildNode", "add_parser", "allow_open_files"]
+__all__ = ["ChildNode", "add_parser", "allow_open_files", "say_node_ready"]
 
 log = logging.getLogger("tunnel.cli")
 
@@ -169,7 +169,7 @@ def _serve(config: NodeConfig, *, stops_at_eof: bool, as_json: bool) -> None:
 
         def ready() -> None:
             with going_on():
-                _say_node_ready(configured, as_json=as_json)
+                say_node_ready(configured, as_json=as_json)
 
         serve = configured.serve(ready)
         main = _with_watch(serve) if stops_at_eof else serve
@@ -217,7 +217,8 @@ def _watch_stdin() -> Service[None]:
         stdin.close_notify()
 
 
-def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
+def say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
+    """Print that the node accepts connections, and what it publishes."""
     node, peers = configured.node, len(configured.directory) - 1
     place = None if node.listens_at is None else str(node.listens_at)
     if as_json:
@@ -235,6 +236,11 @@ def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
     else:
         where = f"listens on {place}" if place else "does not listen"
         say(f"ready: node {short(node.id)} {where} and knows {peers} peer{'' if peers == 1 else 's'}")
+        for entry in configured.config.published:
+            users = "everybody in the network"
+            if entry.clients is not None:
+                users = f"{len(entry.clients)} client{'' if len(entry.clients) == 1 else 's'}"
+            say(f"  {entry.name} leads to {place_text(entry.to)}, for {users}")
 
 
 def run_up(options: argparse.Namespace) -> int:

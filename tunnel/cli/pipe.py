@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
         help="NODE:SERVICE for a published service, NODE/HOST:PORT for a target behind an exit",
     )
     add_key(parser)
-    add_source(parser)
+    add_source(parser, opens_tunnels=True)
     add_hops(parser)
     parser.add_argument(
         "--timeout",

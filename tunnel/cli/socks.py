@@ -28,8 +28,8 @@ from tunnel.running.fronts import Fronts
 __all__ = ["add_parser"]
 
 _SOCKS = """\
-Listen for programs that use a proxy, and connect them through tunnels to an exit: SOCKS5, SOCKS4a and HTTP
-CONNECT on one port, until Ctrl-C.
+Listen for programs that use a proxy, and connect them through tunnels to an exit: SOCKS5, SOCKS4, SOCKS4a
+and HTTP CONNECT on one port, until Ctrl-C.
 
 Names are looked up by the exit. If no tunnel works, programs get an error, never a direct connection. The
 exit is a node whose configuration has rules in [exit]. Different users or passwords of the proxy use
@@ -49,7 +49,7 @@ _DEFAULT_PLACE = "127.0.0.1", 1080
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "socks", _SOCKS, _SOCKS_EXAMPLE, run_socks)
-    add_source(parser)
+    add_source(parser, opens_tunnels=True)
     add = parser.add_argument
     add("--exit", type=filled, required=True, metavar="ID", help="the exit: its name, id, or first digits")
     add(

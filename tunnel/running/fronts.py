@@ -14,6 +14,7 @@ none: its tunnels fail until its descriptor comes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -209,8 +210,10 @@ def _of_entry(place: str) -> Iterator[None]:
 
 def _cannot_listen(error: OSError) -> ConfigError:
     folder = ", or make its folder" if isinstance(error, FileNotFoundError) else ""
+    in_use = "another program listens there: stop it, or " if error.errno == errno.EADDRINUSE else ""
     return ConfigError(
-        f"cannot listen: {os_error_text(error, error.filename)}", f"choose another place{folder}"
+        f"cannot listen: {os_error_text(error, error.filename)}",
+        f"{in_use}choose another place (for `mtun socks` with --listen){folder}",
     )
 
 
@@ -224,7 +227,15 @@ def read_users(path: Path) -> dict[str, str]:
         raise ConfigError(os_error_text(error, path), advice_for(error)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
-    found = dict(line.split(":", 1) for line in lines if ":" in line)
-    if not found or len(found) > MOST_USERS or len(found) < len([line for line in lines if line.strip()]):
-        raise ConfigError(f"{path}: expected lines USER:PASSWORD, 1 to {MOST_USERS}, each user once")
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        user, colon, password = line.partition(":")
+        if line.strip() and not colon:
+            raise ConfigError(f"{path}, line {number}: expected USER:PASSWORD")
+        if user in found:
+            raise ConfigError(f"{path}, line {number}: expected each user once")
+        if colon:
+            found[user] = password
+    if not 1 <= len(found) <= MOST_USERS:
+        raise ConfigError(f"{path} has {len(found)} users: expected 1 to {MOST_USERS} lines USER:PASSWORD")
     return found
