@@ -140,6 +140,7 @@ def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
+        ('[[exit]]\nrules = ["allow *"]', "[exit] occurs once", "write [exit], not [[exit]]"),
         ('[publish]\nname = "a"', "may occur several times", "write [[publish]]"),
         ('publish = ["a"]', "may occur several times", "write [[publish]]"),
         ('[[publish]]\nname = "a"', "[[publish]] 1: to is missing", "a host and a port"),
@@ -150,7 +151,7 @@ def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
         ('[[publish]]\nname = "a"\nto = "h:1"\nclients = []', "a list of 1 to 1024", ""),
         ('[[publish]]\nname = "ping"\nto = "h:1"', "two services have the name 'ping'", "another name"),
         ('[[publis]]\nname = "a"', "there is no table [publis]", "did you mean [[publish]]?"),
-        ('[[node]]\nlisten = "a"', "node = …: expected a table", "[node]"),
+        ('[[node]]\nlisten = "a"', "[node] occurs once", "write [node], not [[node]]"),
         ("[[publish]]\n" * 65, "occurs 65 times", ""),
         ("[[socks]]", "[[socks]] 1: exit is missing", "the name of a peer file"),
         ('[[socks]]\nexit = ""', "exit = '': expected 64 hex digits", ""),

@@ -226,6 +226,8 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
             known = [*(f"[{name}]" for name in keys), *(f"[[{name}]]" for name in REPEATED)]
             hint = did_you_mean(f"[{table}]", known) or f"there are {', '.join(known)}"
             raise ConfigError(f"{source}: there is no table [{table}]", hint)
+        if isinstance(entries, list) and all(isinstance(each, dict) for each in entries):
+            raise ConfigError(f"{source}: [{table}] occurs once", f"write [{table}], not [[{table}]]")
         if not isinstance(entries, dict):
             raise ConfigError(
                 f"{source}: {table} = …: expected a table", f"write [{table}] on a separate line"

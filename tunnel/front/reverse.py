@@ -78,7 +78,7 @@ class ReverseForward:
                 is_refused = isinstance(error, SubStreamReset) and error.code is ErrorCode.TARGET_NOT_ALLOWED
                 if is_refused or isinstance(error, NodeStopped):
                     raise
-                log.warning("the reverse forward is interrupted: %s", error)
+                log.warning("the reverse forward is interrupted, and will be tried again: %s", error)
             yield Sleep(PAUSES_S[min(self._failures, len(PAUSES_S) - 1)])
             self._failures += 1
 
