@@ -35,6 +35,8 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.services import Files, FilesSettings, InnerService, Query, Reply, Services
 from tunnel.services.files import Download
 
+pytestmark = pytest.mark.full
+
 CONTENT = os.urandom(700_000)
 
 

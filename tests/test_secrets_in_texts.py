@@ -122,6 +122,7 @@ def secrets_and_texts() -> tuple[set[bytes], dict[str, str]]:
     return secrets, texts
 
 
+@pytest.mark.full
 def test_texts_of_a_network_at_work(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     content = b"what the user asks for, and nobody else is to read"

@@ -38,6 +38,8 @@ from tunnel.errors import (
 from tunnel.geometry import DEFAULT, Profile
 from tunnel.services import Echo, Files, Ping, Query, Reply, Services
 
+pytestmark = pytest.mark.full
+
 BIG = os.urandom(3_000_000)
 DEAD = 5
 

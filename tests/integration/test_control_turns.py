@@ -23,6 +23,8 @@ from tunnel.control.client import AT_ONCE
 from tunnel.errors import ControlError, ErrorCode, NodeNotRunning
 from tunnel.services import Query, Reply
 
+pytestmark = pytest.mark.full
+
 
 class Ordered(Held):
     """Remembers the queries in the order of their arrival."""

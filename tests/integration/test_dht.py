@@ -160,6 +160,7 @@ def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest
 @pytest.mark.parametrize(
     "kind", ["in memory", pytest.param("opendht", marks=[needs_opendht, pytest.mark.slow])]
 )
+@pytest.mark.full
 def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None:
     """Their directories contain only themselves at first: the test passes on no descriptor."""
     fake = FakeDht() if kind == "in memory" else None

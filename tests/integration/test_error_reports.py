@@ -26,6 +26,8 @@ from tunnel.node.relay.status_reporter import Reporter
 from tunnel.onion.header import Command, Slot
 from tunnel.services import Query, Reply
 
+pytestmark = pytest.mark.full
+
 LIMITS = Limits(idle_s=3.0, answer_s=3.0, linger_s=2.0)
 SMALL = Profile(INTERACTIVE)
 CONTENT = bytes(60_000)
@@ -143,6 +145,7 @@ def check(error: QueryFailed, error_mode: ErrorMode, hop: int, code: ErrorCode, 
 @pytest.mark.parametrize("hop", [0, 1])
 @pytest.mark.parametrize("error_mode", ErrorMode)
 @pytest.mark.parametrize("mode", SERVED_MODES)
+@pytest.mark.full
 def test_a_proxy_that_fails(
     net: LocalNetwork,
     monkeypatch: pytest.MonkeyPatch,

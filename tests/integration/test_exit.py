@@ -25,6 +25,8 @@ from tunnel.established import Target, TargetKind, TunnelLimits
 from tunnel.routing.route import Route
 from tunnel.services import Echo, Exit, ExitSettings, Services
 
+pytestmark = pytest.mark.full
+
 LOOPBACK = ["deny * 1", "allow 127.0.0.0/8", "allow ::1"]
 MANY = 100
 

@@ -37,6 +37,8 @@ from tunnel.services.file_requests import FileReply
 from tunnel.services.files import FileStore, StoreRefused
 from tunnel.services.partial_file import PartialFile
 
+pytestmark = pytest.mark.full
+
 CONTENT = os.urandom(3_000_000)
 OTHER = os.urandom(1_000)
 

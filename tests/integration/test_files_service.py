@@ -387,6 +387,7 @@ REFUSALS = [code for code, row in CODES.items() if not row.may_pass]
 
 
 @pytest.mark.parametrize("code", list(ErrorCode), ids=lambda code: code.name)
+@pytest.mark.full
 def test_each_code_of_a_destination_is_repeated_or_final(tmp_path: Path, code: ErrorCode) -> None:
     service = Counted(Files(tmp_path), PeerError("not now", code))
     with LocalNetwork(peers=3, service=service) as net:

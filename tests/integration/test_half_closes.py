@@ -19,6 +19,8 @@ from tunnel.errors import LocalTunnelError, QueryFailed, SubStreamReset
 from tunnel.established import SubStream
 from tunnel.services import Echo, InnerService, Query, Reply, Services, Tunnel, blocking
 
+pytestmark = pytest.mark.full
+
 Steps = Generator[Any, Any, Any]
 LIMITS = Limits(linger_s=1.0, answer_s=5.0)
 GOT: list[bytes] = []

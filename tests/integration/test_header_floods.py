@@ -20,6 +20,8 @@ from tunnel.link.cells import CELL_HEAD, CellType, pack_open
 from tunnel.link.turns import HeaderTurns
 from tunnel.onion.header import Command, Slot, build_header
 
+pytestmark = pytest.mark.full
+
 PROFILE = Profile(INTERACTIVE)
 NEIGHBOURS, HEADERS = 16, 200
 # At this rate the whole flood would take more than a minute.

@@ -26,6 +26,8 @@ from tunnel.link.newcomers import Newcomers
 from tunnel.node.links.puzzles import PuzzleSolver
 from tunnel.onion.header import Command, Slot, build_header
 
+pytestmark = pytest.mark.full
+
 ENGINE = tunnel_engine()
 PROFILE = Profile(DEFAULT)
 LIMITS = Limits(dial_s=PATIENCE_S, linger_s=1.0)

@@ -85,6 +85,7 @@ def test_route_lengths(hops: int, mode: ReplyMode) -> None:
         wait_until_idle(net)
 
 
+@pytest.mark.full
 def test_longest_route() -> None:
     with LocalNetwork(peers=128) as net:
         result = net[0].query(net[127].id, b"far away", hops=126).result(timeout=PATIENCE_S)

@@ -21,6 +21,8 @@ from tunnel.link.handshake import Initiator, Settings
 from tunnel.node import LOCAL_NETWORK_ID
 from tunnel.node.log_limit import LINES
 
+pytestmark = pytest.mark.full
+
 PLACES = 8
 LIMITS = Limits(half_open=PLACES, handshake_s=PATIENCE_S, linger_s=1.0)
 

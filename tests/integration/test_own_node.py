@@ -47,6 +47,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 def test_the_document_starts_a_node_in_an_empty_folder(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Another program may have the port of the example, or take it in the middle of the test.
     monkeypatch.setenv("MTUN_NODE_LISTEN", "0.0.0.0:0")
@@ -76,6 +77,7 @@ def test_the_document_starts_a_node_in_an_empty_folder(empty: Path, monkeypatch:
     ]
 
 
+@pytest.mark.full
 def test_paths_begin_at_the_configuration_file(empty: Path) -> None:
     home = empty / "deep" / "home"
     home.mkdir(parents=True)

@@ -27,6 +27,8 @@ from tunnel.identity.descriptor import Address
 from tunnel.node.links import link_setup
 from tunnel.routing.addresses import LOCAL
 
+pytestmark = pytest.mark.full
+
 ENGINE = tunnel_engine()
 DIAL_S = 0.4
 

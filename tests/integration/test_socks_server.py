@@ -26,6 +26,8 @@ from tunnel.front import socks_server
 from tunnel.services import Services, StreamService
 from tunnel.services.splice import Splice
 
+pytestmark = pytest.mark.full
+
 NO_AUTH = b"\x05\x01\x00"
 EXIT = 4
 FORBIDDEN, SILENT = 1, 2

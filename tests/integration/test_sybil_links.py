@@ -20,6 +20,8 @@ from tunnel.geometry import DEFAULT
 from tunnel.link.places import KNOWN_S
 from tunnel.onion.header import Command, Slot, build_header
 
+pytestmark = pytest.mark.full
+
 LINKS = 8
 LIMITS = Limits(links=LINKS, header_s=PATIENCE_S, linger_s=1.0)
 

@@ -20,6 +20,8 @@ from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 from tunnel.services import Services, StreamService
 
+pytestmark = pytest.mark.full
+
 ECHO, REFUSED, SILENT = (Target(TargetKind.DOMAIN, b"site.test", port) for port in (7, 1, 2))
 LIMITS = Limits(linger_s=1.0, answer_s=5.0, tunnel=TunnelLimits(sub_streams=4))
 EXIT = 5

@@ -36,6 +36,8 @@ from reactor.run.debug import (
 from tests.reactor.helpers import assert_clean, forever
 from tests.support.leaks import no_leaks
 
+pytestmark = pytest.mark.full
+
 MANY = 10_000
 LIMIT_S = 60
 # Beside the connections: standard streams, the listener, the poller, the wake-up pipe, pytest's own.

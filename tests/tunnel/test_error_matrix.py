@@ -193,6 +193,7 @@ PACES = {"plain": Pace((360,), (130,)), "hostile": Pace((7, 1, 5_000), (130,), H
 @pytest.mark.parametrize("count", [2, 3, 6])
 @pytest.mark.parametrize("error_mode", ErrorMode)
 @pytest.mark.parametrize("mode", MESSAGE_MODES)
+@pytest.mark.full
 def test_an_error_at_every_position(mode: ReplyMode, error_mode: ErrorMode, count: int, pace: Pace) -> None:
     matrix(mode, error_mode, count, places(count), pace)
 

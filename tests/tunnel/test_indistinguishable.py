@@ -70,6 +70,7 @@ def groups(views: list[View]) -> dict[tuple[str, int], list[View]]:
     return found
 
 
+@pytest.mark.full
 def test_lengths_reveal_nothing(views: list[View]) -> None:
     lengths = {(len(v.frame_in), len(v.opened.next_header), len(v.frame_out)) for v in views}
     assert len(lengths) == 1

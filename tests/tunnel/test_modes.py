@@ -89,6 +89,7 @@ def covering() -> list[Any]:
 
 @pytest.mark.parametrize(("mode", "count", "size", "buffers", "suite"), covering(), ids=str)
 @pytest.mark.parametrize("hostile", [False, True], ids=["plain", "hostile"])
+@pytest.mark.full
 def test_the_matrix_of_the_original(
     mode: ReplyMode, count: int, size: int, buffers: tuple[int, ...], suite: int, hostile: bool
 ) -> None:

@@ -112,6 +112,7 @@ def test_puzzles_are_for_the_networks_that_flood() -> None:
     assert places.puzzle_bits(flood, now_s=10.0) == 0
 
 
+@pytest.mark.full
 def test_a_flood_from_everywhere_pays_too() -> None:
     places = Newcomers(LIMIT, rng=random.Random(1))
     bits = [places.puzzle_bits(b"%d" % n, now_s=0.0) for n in range(10_000)]

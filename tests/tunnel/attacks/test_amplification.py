@@ -34,6 +34,8 @@ from tunnel.onion.reply_block import ReplyBlock
 from tunnel.routing.cover import CoverPlan
 from tunnel.services import Query, Reply
 
+pytestmark = pytest.mark.full
+
 MIB = 1024 * 1024
 REPLY_BYTES = 3 * MIB
 MOST_FACTOR = 64

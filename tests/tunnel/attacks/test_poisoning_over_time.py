@@ -26,6 +26,8 @@ from tunnel.routing.draw_route import RouteProvider
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
 
+pytestmark = pytest.mark.full
+
 OWN = b"me" * 16
 REAL, INVENTED, NEIGHBOURS, ROUTES = 50, 4_000, 6, 300
 FIRST_DIALS = 32
