@@ -287,6 +287,8 @@ def test_chunks_on_slow_lines_take_their_time() -> None:
 
 @pytest.mark.skipif(front.why_not() is not None, reason=f"no front: {front.why_not()}")
 @pytest.mark.skipif(tor_version() is None, reason="tor or tor-gencert is not installed")
+# A private network of Tor agrees on itself within a time that a busy machine exceeds.
+@pytest.mark.slow
 def test_front_beside_tor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     assert front.main(["--short", "--tor", "--json", str(target)]) == 0
