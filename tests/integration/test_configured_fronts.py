@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import threading
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -18,6 +17,7 @@ import pytest
 from reactor import ReactorThread
 from tests.support.commands import running
 from tests.support.network import PATIENCE_S
+from tests.support.servers import tcp_server
 from tunnel import open_node
 from tunnel.cli.main import main
 from tunnel.cli.nodes import say_node_ready
@@ -34,20 +34,8 @@ EXIT = "node-3"
 @pytest.fixture(scope="module")
 def greeter() -> Iterator[int]:
     """The port of a server that greets."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def run() -> None:
-            while True:
-                try:
-                    conn, _ = server.accept()
-                except OSError:
-                    return
-                with conn:
-                    conn.sendall(b"hello")
-
-        threading.Thread(target=run, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+    with tcp_server(lambda conn: conn.sendall(b"hello")) as port:
+        yield port
 
 
 @pytest.fixture

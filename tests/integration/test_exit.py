@@ -17,6 +17,7 @@ import tunnel.services.exit as exit_module
 from reactor import Service, SocketStream, TcpListener
 from tests.integration.test_splice import MEGABYTE, RESET, Program, answer_after_the_end, read_all, read_rest
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
+from tests.support.servers import free_port
 from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
 from tunnel.client.clients import ThreadStream, ThreadTunnel
@@ -72,13 +73,6 @@ def refusal(tunnel: ThreadTunnel, target: Target) -> ErrorCode:
     with pytest.raises(SubStreamReset) as refused:
         open_to(tunnel, target)
     return refused.value.code
-
-
-def free_port() -> int:
-    """A port at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

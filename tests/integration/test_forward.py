@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ import pytest
 
 from reactor import Service, Signal, Sleep
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
+from tests.support.servers import MEGABYTE, digest_server, tcp_server
 from tunnel import Limits, LocalNetwork
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import BadArgument
@@ -25,17 +25,6 @@ from tunnel.identity.client_key import ClientKey
 from tunnel.services import Published, Services, StreamService
 
 FRIEND = ClientKey.generate()
-MEGABYTE = bytes(range(256)) * 4096
-
-
-def digest_server(conn: socket.socket) -> None:
-    """Answers a whole request, whatever its length, with its digest and a megabyte."""
-    digest = hashlib.sha256()
-    with conn:
-        conn.settimeout(PATIENCE_S)
-        while data := conn.recv(65_536):
-            digest.update(data)
-        conn.sendall(digest.digest() + MEGABYTE)
 
 
 class Silent(StreamService):
@@ -47,19 +36,8 @@ class Silent(StreamService):
 
 @pytest.fixture(scope="module")
 def server_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as server:
-
-        def run() -> None:
-            while True:
-                try:
-                    conn, _ = server.accept()
-                except OSError:
-                    return
-                threading.Thread(target=digest_server, args=(conn,), daemon=True).start()
-
-        threading.Thread(target=run, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+    with tcp_server(digest_server) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

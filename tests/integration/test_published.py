@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from reactor import Service, Signal
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
+from tests.support.servers import free_port, tcp_server
 from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
 from tunnel.client.clients import ThreadTunnel
@@ -42,26 +41,8 @@ NOSY = NosyExit()
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """A TCP server that greets."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def run() -> None:
-            while True:
-                try:
-                    conn, _ = server.accept()
-                except OSError:
-                    return
-                with conn:
-                    conn.sendall(b"hello")
-
-        threading.Thread(target=run, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        number: int = server.getsockname()[1]
-        return number
+    with tcp_server(lambda conn: conn.sendall(b"hello")) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
+from tests.support.servers import MEGABYTE, digest_server, free_port, tcp_server
 from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
 from tunnel.errors import BadArgument, ErrorCode, MalformedMessage, SubStreamReset
@@ -32,13 +32,6 @@ from tunnel.services.names import REVERSE
 from tunnel.services.reverse import checked_place, pack_request, unpack_port
 
 LOOPBACK = "127.0.0.1"
-MEGABYTE = bytes(range(256)) * 4096
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        number: int = server.getsockname()[1]
-        return number
 
 
 PLACE = (LOOPBACK, free_port())
@@ -48,26 +41,9 @@ ALLOWED = Reverse([PLACE, (LOOPBACK, 0)])
 @pytest.fixture(scope="module")
 def server_port() -> Iterator[int]:
     """A server that answers a whole request with its digest and a megabyte."""
-    with socket.create_server((LOOPBACK, 0), backlog=64) as server:
 
-        def handle(conn: socket.socket) -> None:
-            digest = hashlib.sha256()
-            with conn:
-                while data := conn.recv(65_536):
-                    digest.update(data)
-                conn.sendall(digest.digest() + MEGABYTE)
-
-        def run() -> None:
-            while True:
-                try:
-                    conn, _ = server.accept()
-                except OSError:
-                    return
-                threading.Thread(target=handle, args=(conn,), daemon=True).start()
-
-        threading.Thread(target=run, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+    with tcp_server(digest_server) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

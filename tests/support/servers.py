@@ -1,14 +1,16 @@
-"""Servers of other programs on loopback, for tests of the front: sshd and PostgreSQL."""
+"""Servers on loopback, for tests of the front: functions in threads, sshd and PostgreSQL."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,23 +18,59 @@ import pytest
 from tests.support.commands import needs
 
 __all__ = [
+    "MEGABYTE",
     "NEEDS_POSTGRES",
     "NEEDS_SSHD",
     "TIMEOUT_S",
+    "digest_server",
     "free_port",
     "postgres",
     "run",
     "sshd",
+    "tcp_server",
     "wait_for_port",
 ]
 
 TIMEOUT_S = 120.0
+MEGABYTE = bytes(range(256)) * 4096
 
 
 def free_port() -> int:
+    """A port at which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         number: int = server.getsockname()[1]
         return number
+
+
+@contextlib.contextmanager
+def tcp_server(handle: Callable[[socket.socket], object]) -> Iterator[int]:
+    """The port of a server that runs a function for each connection, in a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as server:
+
+        def serve(conn: socket.socket) -> None:
+            with conn:
+                handle(conn)
+
+        def run() -> None:
+            while True:
+                try:
+                    conn, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(conn,), daemon=True).start()
+
+        threading.Thread(target=run, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def digest_server(conn: socket.socket) -> None:
+    """For `tcp_server`: answers a whole request, whatever its length, with its digest and a megabyte."""
+    digest = hashlib.sha256()
+    conn.settimeout(TIMEOUT_S)
+    while data := conn.recv(65_536):
+        digest.update(data)
+    conn.sendall(digest.digest() + MEGABYTE)
 
 
 def wait_for_port(port: int) -> None:
