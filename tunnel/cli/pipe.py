@@ -14,7 +14,6 @@ import select
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from tunnel.cli.client import Client, add_hops, add_source
@@ -26,7 +25,7 @@ from tunnel.errors import BadArgument, ConfigError, TunnelError
 from tunnel.front.targets import parse_destination
 from tunnel.identity.client_key import ClientKey
 
-__all__ = ["add_key", "add_parser", "client_key", "destination"]
+__all__ = ["add_key", "add_parser", "destination"]
 
 _PIPE = """\
 Join standard input and output to a service that a node publishes, or to HOST:PORT behind an exit.
@@ -76,11 +75,6 @@ def add_key(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def client_key(path: Path | None) -> ClientKey | None:
-    """The key that --key names. Raises KeyFileError: it is none."""
-    return None if path is None else ClientKey.load(path)
-
-
 def destination(text: str) -> tuple[str, Any]:
     """The node and the target that an argument names. Raises ConfigError: it names none."""
     try:
@@ -92,7 +86,7 @@ def destination(text: str) -> tuple[str, Any]:
 def run_pipe(options: argparse.Namespace) -> int:
     """Copy until both directions have ended. Returns the exit status."""
     node, target = destination(options.to)
-    key = client_key(options.key)
+    key = None if options.key is None else ClientKey.load(options.key)
     for standard, name in ((sys.stdin, _STDIN_NAME), (sys.stdout, STDOUT_NAME)):
         if standard is None:
             raise ConfigError(f"{name} is closed", "give it a file or a pipe, such as /dev/null")

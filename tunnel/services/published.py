@@ -87,14 +87,9 @@ class Published(StreamService):
             raise TableFull(f"{self.connections} connections are open")
         self.connections += 1
         try:
-            sock = yield from self._connect()
-            try:
+            with (yield from self._connect()) as sock:
                 stream.confirm()
-                splice = Splice(sock, stream, idle_s=self._idle_s)
-            except BaseException:
-                sock.close()
-                raise
-            yield from splice.run()
+                yield from Splice(sock, stream, idle_s=self._idle_s).run()
         finally:
             self.connections -= 1
 
