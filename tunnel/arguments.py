@@ -20,6 +20,7 @@ __all__ = [
     "ID_BYTES",
     "LEAST_SECONDS",
     "MOST_BYTES",
+    "MOST_PORT",
     "MOST_SECONDS",
     "EnteredOnce",
     "bounded",
@@ -38,6 +39,9 @@ __all__ = [
 
 ID_BYTES = 32
 """Length of a node id."""
+
+MOST_PORT = 65_535
+"""The highest TCP or UDP port."""
 
 MOST_BYTES = 1 << 40
 LEAST_SECONDS = 0.001

@@ -16,10 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tunnel.arguments import MOST_PORT
 from tunnel.cli.options import command, count, filled_path, make_folder
 from tunnel.cli.terminal import say, say_json
 from tunnel.client.connect import CLIENT_FILE
-from tunnel.config.kinds import MOST_PORT, write_toml
+from tunnel.config.kinds import write_toml
 from tunnel.config.settings import SERVICES
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory.base import write_descriptor

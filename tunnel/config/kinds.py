@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunnel.arguments import plain_name
+from tunnel.arguments import MOST_PORT, plain_name
 from tunnel.errors import LocalTunnelError
 from tunnel.established import Target
 from tunnel.front.entrance import EntrancePlace
@@ -27,7 +27,6 @@ from tunnel.services.exit_rules import ExitRule
 from tunnel.services.names import checked_name
 
 __all__ = [
-    "MOST_PORT",
     "Choice",
     "ClientKeyId",
     "Destination",
@@ -51,7 +50,6 @@ __all__ = [
     "write_toml",
 ]
 
-MOST_PORT = 65_535
 _NONE = "none"
 _LOCALHOST = "127.0.0.1"
 

@@ -14,8 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tunnel.arguments import LEAST_SECONDS, MOST_SECONDS, checked_count, checked_seconds, did_you_mean
-from tunnel.config.kinds import MOST_PORT, Choice, ListOf
+from tunnel.arguments import (
+    LEAST_SECONDS,
+    MOST_PORT,
+    MOST_SECONDS,
+    checked_count,
+    checked_seconds,
+    did_you_mean,
+)
+from tunnel.config.kinds import Choice, ListOf
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
     ENVIRONMENT_PREFIX,

@@ -15,7 +15,7 @@ from dataclasses import Field, dataclass, fields
 from enum import Enum
 from typing import Any, Final
 
-from tunnel.arguments import LEAST_SECONDS, MOST_BYTES, MOST_SECONDS, range_of
+from tunnel.arguments import LEAST_SECONDS, MOST_BYTES, MOST_PORT, MOST_SECONDS, range_of
 from tunnel.config.kinds import (
     Choice,
     ExitRuleText,
@@ -243,7 +243,7 @@ _OWN = [
     Setting(
         "peers",
         "dht_port",
-        Integer(0, 65_535),
+        Integer(0, MOST_PORT),
         0,
         "UDP port of this node in the hash table. 0: any free port.",
     ),

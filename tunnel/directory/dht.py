@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tunnel.arguments import LEAST_SECONDS, MOST_SECONDS, checked_count, checked_seconds
+from tunnel.arguments import LEAST_SECONDS, MOST_PORT, MOST_SECONDS, checked_count, checked_seconds
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory.exchange import ExchangeDirectory
 from tunnel.errors import DescriptorError, MissingLibrary
@@ -85,7 +85,7 @@ class DhtDirectory(ExchangeDirectory):
         self._network = network_id.hex()
         self._refresh_s = checked_seconds(refresh_s, "refresh_s", least=LEAST_SECONDS, most=MOST_SECONDS)
         self._soon_s = checked_seconds(soon_s, "soon_s", least=LEAST_SECONDS, most=MOST_SECONDS)
-        checked_count(port, "port", most=65_535)
+        checked_count(port, "port", most=MOST_PORT)
         self._wall_clock = wall_clock
         self._own: dict[bytes, float] = {}  # node id → when it was put last
         self._wake = threading.Event()

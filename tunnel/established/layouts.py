@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 
 from readwrite_comp.helpers import byte_view
-from tunnel.arguments import checked_count, member
+from tunnel.arguments import MOST_PORT, checked_count, member
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.onion.message import ChunkType
 
@@ -209,7 +209,7 @@ class Target:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", member(TargetKind, self.kind, "kind"))
         object.__setattr__(self, "address", bytes(byte_view(self.address, "address")))
-        checked_count(self.port, "port", most=65_535)
+        checked_count(self.port, "port", most=MOST_PORT)
         if problem := self._problem():
             raise LocalTunnelError(problem)
 
@@ -248,7 +248,7 @@ class Target:
             return f"an address of {length} bytes, expected {expected}"
         if expected is None and not (1 <= length <= 255 and _NAME_BYTES.issuperset(self.address)):
             return "a name that is not 1 to 255 letters, digits, '-', '.' or '_'"
-        if not (self.port == 0 if self.kind is TargetKind.SERVICE else 1 <= self.port <= 65_535):
+        if not (self.port == 0 if self.kind is TargetKind.SERVICE else 1 <= self.port <= MOST_PORT):
             return f"port {self.port}, expected 1 to 65535, or 0 for a service"
         return None
 

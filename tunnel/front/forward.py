@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from reactor import Scope, Service, Signal, SocketStream, TimedOut, timeout_after
-from tunnel.arguments import checked_count, checked_seconds
+from tunnel.arguments import MOST_PORT, checked_count, checked_seconds
 from tunnel.errors import BadArgument, TunnelError
 from tunnel.established import Target
 from tunnel.front.entrance import Entrance, is_of_this_machine
@@ -30,8 +30,6 @@ log = logging.getLogger("tunnel.front")
 
 MOST_CONNECTIONS: Final = 1_024
 """Connections at a time of a port. Further ones wait in the backlog of the system."""
-
-_MOST_PORT: Final = 65_535
 
 
 class Forward:
@@ -65,7 +63,7 @@ class Forward:
         idle_s: float | None = None,
         most: int = MOST_CONNECTIONS,
     ) -> None:
-        checked_count(port, "port", most=_MOST_PORT)
+        checked_count(port, "port", most=MOST_PORT)
         place = (str(ipaddress.ip_address(host)), port) if path is None else path
         if not is_public and not is_of_this_machine(place):
             raise BadArgument(f"other machines could use the tunnels through {host}: listen on 127.0.0.1")

@@ -14,12 +14,12 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from tunnel.arguments import MOST_PORT
 from tunnel.errors import BadArgument, LocalTunnelError
 from tunnel.established import Target, TargetKind
 
-__all__ = ["MAX_PORT", "make_target", "parse_destination", "parse_target"]
+__all__ = ["make_target", "parse_destination", "parse_target"]
 
-MAX_PORT = 65_535
 _MAX_NAME = 253  # without the dot of the root
 _MAX_LABEL = 63
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
@@ -37,7 +37,7 @@ def parse_target(text: str) -> Target:
     if not colon:
         raise BadArgument("no port: expected HOST:PORT")
     if not _PORT.fullmatch(port):
-        raise BadArgument(f"expected a port, 1 to {MAX_PORT:,}, after the last colon")
+        raise BadArgument(f"expected a port, 1 to {MOST_PORT:,}, after the last colon")
     if host.startswith("[") and host.endswith("]"):
         return _address(TargetKind.IPV6, _ipv6(host[1:-1]), int(port))
     if ":" in host:
@@ -87,8 +87,8 @@ def make_target(host: str, port: int) -> Target:
 
 
 def _address(kind: TargetKind, address: bytes, port: int) -> Target:
-    if not 1 <= port <= MAX_PORT:
-        raise BadArgument(f"port {port}: expected 1 to {MAX_PORT:,}")
+    if not 1 <= port <= MOST_PORT:
+        raise BadArgument(f"port {port}: expected 1 to {MOST_PORT:,}")
     return Target(kind, address, port)
 
 

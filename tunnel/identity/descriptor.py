@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tunnel.arguments import checked_count
+from tunnel.arguments import MOST_PORT, checked_count
 from tunnel.codes import clock_text, short
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import BadArgument, BadSignature, DescriptorError, ProfileError
@@ -72,7 +72,7 @@ class Address:
     def __post_init__(self) -> None:
         if not isinstance(self.host, str):
             raise TypeError(f"host: expected an IP address as text, got {type(self.host).__name__}")
-        checked_count(self.port, "port", most=65_535)
+        checked_count(self.port, "port", most=MOST_PORT)
         try:
             ipaddress.ip_address(self.host)
         except ValueError:

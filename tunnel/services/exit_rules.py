@@ -32,13 +32,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from tunnel.arguments import MOST_PORT
 from tunnel.errors import BadArgument, TargetNotAllowed
 from tunnel.established import Target, TargetKind
 from tunnel.routing.addresses import IpAddress, IpRange, unmapped
 
 __all__ = ["ExitRule", "ExitRules", "target_host"]
 
-_MOST_PORT: Final = 65_535
 _MOST_NAME_BYTES: Final = 253
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,63}")
 # The system would read a name that ends so as an address: decimal, octal or hexadecimal.
@@ -87,7 +87,7 @@ class ExitRule:
         verb, host = words[:2]
         if verb not in ("allow", "deny"):
             raise ValueError(f"it begins with {verb!r}, expected 'allow' or 'deny'")
-        ports = _parse_ports(words[2]) if len(words) == 3 else (range(1, _MOST_PORT + 1),)
+        ports = _parse_ports(words[2]) if len(words) == 3 else (range(1, MOST_PORT + 1),)
         name, addresses = _parse_host(host)
         return cls(verb == "allow", name, addresses, ports)
 
@@ -242,6 +242,6 @@ def _parse_port_range(text: str) -> range:
     match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
     if match is not None:
         first, last = int(match[1]), int(match[2] or match[1])
-        if 1 <= first <= last <= _MOST_PORT:
+        if 1 <= first <= last <= MOST_PORT:
             return range(first, last + 1)
-    raise ValueError(f"the ports {text!r}: expected 1 to {_MOST_PORT}, as 80,443 or 8000-8999")
+    raise ValueError(f"the ports {text!r}: expected 1 to {MOST_PORT}, as 80,443 or 8000-8999")

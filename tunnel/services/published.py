@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from reactor import ConnectError, RunInThread, Service, Signal, SocketStream, TimedOut, connect_tcp
-from tunnel.arguments import checked_bytes, checked_count, checked_seconds
+from tunnel.arguments import MOST_PORT, checked_bytes, checked_count, checked_seconds
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode, PeerError, TableFull
 from tunnel.established import SubStream
@@ -28,7 +28,6 @@ __all__ = ["Published", "target_error"]
 
 _CONNECT_S: Final = 10.0
 _MOST_CONNECTIONS: Final = 1_024
-_MOST_PORT: Final = 65_535
 _OUT_OF_RESOURCES: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN}
 )
@@ -62,7 +61,7 @@ class Published(StreamService):
         if not isinstance(host, str):
             raise TypeError(f"host: expected a name or an address as text, got {type(host).__name__}")
         self._host = host
-        self._port = checked_count(port, "port", least=1, most=_MOST_PORT)
+        self._port = checked_count(port, "port", least=1, most=MOST_PORT)
         self._clients: frozenset[bytes] | None = None
         if clients is not None:  # an empty list is for nobody: the last client may have been removed from it
             self._clients = frozenset(checked_bytes(key, "clients", CLIENT_KEY_BYTES) for key in clients)

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 from reactor import ReadYield, Scope, Service, Signal, SocketStream, TcpListener, WriteYield
-from tunnel.arguments import checked_count
+from tunnel.arguments import MOST_PORT, checked_count
 from tunnel.errors import (
     BadArgument,
     LocalTunnelError,
@@ -51,7 +51,6 @@ Place: TypeAlias = tuple[str, int]
 _HEAD: Final = struct.Struct(">HBB")
 _PORT: Final = struct.Struct(">H")
 _MOST_CONNECTIONS: Final = 256
-_MOST_PORT: Final = 65_535
 
 
 def checked_place(value: Any) -> Place:
@@ -62,7 +61,7 @@ def checked_place(value: Any) -> Place:
         host = str(ipaddress.ip_address(value[0]))
     except ValueError as error:
         raise BadArgument(f"place: {value[0]!r} is not an IP address") from error
-    return host, checked_count(value[1], "port", most=_MOST_PORT)
+    return host, checked_count(value[1], "port", most=MOST_PORT)
 
 
 def pack_request(place: Place, service: str) -> bytes:
