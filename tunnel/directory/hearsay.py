@@ -1,14 +1,14 @@
-"""The nodes that a node has only heard of: a bounded table, and the choice of the one to dial next.
+"""Hearsay: the nodes that this node has only heard of, in a bounded table, and which of them to dial next.
 
-Anybody can invent identities and sign descriptors for them, as many as he likes. So what others tell is no
-knowledge: `ExchangeDirectory` draws no route from it and passes none of it on, until this node has dialled
-the node itself. Here the limits count by source, since sources cost addresses and identities cost nothing:
+Anybody can invent any number of identities and sign descriptors for them. So `ExchangeDirectory` draws no
+route from hearsay and does not pass it on until this node has dialled the node itself. The limits here count
+by source, because a source costs an address and an identity costs nothing:
 
-* A source may have `PER_SOURCE` entries. What it tells beyond them is not even verified.
-* In a full table a random entry of the largest source leaves, for one of a source with fewer.
-* An entry leaves `LIFE_S` after it was first told. Newer descriptors of the same node do not prolong that.
-* To dial next, a source is drawn, and then one of its nodes. So a flood delays honest sources by its share of
-  the sources, whatever it sends. Each entry is dialled once.
+* A source may have `PER_SOURCE` entries. Descriptors beyond that are not even verified.
+* When the table is full, a source with fewer entries replaces a random entry of the largest source.
+* An entry expires `LIFE_S` after it arrived. A newer descriptor of the same node does not extend that.
+* The next node to dial is drawn by source first, then among the nodes of that source. So a flood delays
+  honest sources only by its share of the sources. Each entry is dialled once.
 
 Pure: the clock is an argument; the caller holds a lock. Source: docs/routes.md, "Peer exchange".
 """
@@ -26,9 +26,9 @@ from tunnel.identity.descriptor import Descriptor
 __all__ = ["LIFE_S", "PER_SOURCE", "Hearsay"]
 
 LIFE_S: Final = 600.0
-"""Time until an entry leaves. A neighbour that knows the node itself tells of it again."""
+"""Life of an entry. A neighbour that knows the node itself tells of it again."""
 PER_SOURCE: Final = 128
-"""Entries of one source: about as many as are dialled within `LIFE_S`."""
+"""Entries of one source: about as many as this node dials within `LIFE_S`."""
 _LIMIT: Final = 1024  # about 2 KiB each
 
 
@@ -42,10 +42,10 @@ class _Heard:
 
 
 class Hearsay:
-    """Descriptors that were told, by node id.
+    """Descriptors from other nodes, by node id.
 
     Args:
-        rng: draws what to dial, and what leaves a full table.
+        rng: draws the node to dial, and the entry that leaves a full table.
         limit: of entries.
     """
 
@@ -65,7 +65,7 @@ class Hearsay:
         return (entry.descriptor for entry in self._by_id.values())
 
     def get(self, node_id: bytes) -> Descriptor | None:
-        """What was told of a node; None: nothing."""
+        """The descriptor of a node; None: unknown."""
         entry = self._by_id.get(node_id)
         return None if entry is None else entry.descriptor
 
@@ -74,8 +74,10 @@ class Hearsay:
         return self._by_source[source]
 
     def has_room(self, source: bytes) -> bool:
-        """Whether an unknown node of this source would be taken. In a full table not if it would only change
-        places with the largest source: two floods could do that for ever."""
+        """Whether an unknown node of this source would be added.
+
+        A full table refuses a source that would become the largest: two floods could displace each other for
+        ever."""
         count = self._by_source[source]
         is_full = len(self._by_id) >= self._limit
         return count < PER_SOURCE and not (is_full and count + 1 >= self._largest()[1])
@@ -104,7 +106,7 @@ class Hearsay:
         return True
 
     def prove_key(self, node_id: bytes) -> None:
-        """The node has shown that it owns its link key: it has dialled this one."""
+        """Record that the node owns its link key: it has dialled this node."""
         entry = self._by_id.get(node_id)
         if entry is not None:
             entry.proven_key = entry.descriptor.link_key
@@ -123,7 +125,7 @@ class Hearsay:
                 del self._by_source[entry.source]
 
     def expire(self, now_s: float) -> None:
-        """Remove entries that are too old, or from a time that is still to come: the clock was set back."""
+        """Remove entries that are too old, or from the future: the clock was set back."""
         for node_id, entry in list(self._by_id.items()):
             is_current = 0 <= now_s - entry.since_s < LIFE_S and now_s < entry.descriptor.expiry
             if not is_current:

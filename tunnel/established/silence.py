@@ -1,20 +1,21 @@
 """`Silence`: notices that the other end of a tunnel no longer answers, while traffic waits for it.
 
-Nothing on the way tells that a node hangs, or that a hop swallows chunks: then simply nothing arrives. So,
-after traffic, an end that has heard nothing for a while sends one probe, which the other end must answer at
-once. Example with `silent_s` = 10: content is sent at 0 s; at 3 s nothing has arrived, and a probe leaves; at
-8 s nothing has answered, and the tunnel is dead. If the answer arrives, all is well until the next traffic.
+A node that hangs and a hop that swallows chunks look alike: nothing arrives. So an end that has sent
+something and hears nothing sends one probe, which the other end must answer at once. Example with `silent_s`
+= 10: this end sends content at 0 s. At 3 s nothing has arrived, and it sends a probe. At 8 s the probe is
+unanswered, and the tunnel is dead. If the answer arrives, nothing more happens until the next traffic.
 
-* Nothing waits: no probe. Traffic waits when this end has sent content since its last answered probe, when a
-  sub-stream is open, or a message has arrived in part. So both ends notice, the sender and the reader.
-* Any chunk of content that arrives starts the time again: on a slow path the answer is behind a long queue.
-  Chunks that only keep the tunnel alive do not, since they are sent without having received anything.
-* The time of a probe counts from when it has left this node. A chunk that the first link does not take is
-  limited too, since no probe can leave behind it.
-* A node that was itself stopped or too busy to look starts the time again.
+* An idle tunnel sends no probe. A tunnel is not idle when this end has sent content since its last answered
+  probe, a sub-stream is open, or part of a message has arrived. So the sender and the reader both notice.
+* Each chunk of content that arrives restarts the time: on a slow path the answer is behind a long queue.
+  Chunks that only keep the tunnel alive do not count, since an end sends them without having received
+  anything.
+* The time of a probe begins when it has left this node. A chunk that the first link does not take has a limit
+  too, since no probe can overtake it.
+* A node that was stopped or too busy to look restarts the time.
 
-It costs nothing for each chunk but counting, and no timer while nothing waits: `stirred` tells the node when
-to begin with calls of `look`.
+A chunk costs a counter, and an idle tunnel has no timer: `stirred` tells the node when to begin calling
+`look`.
 
 Source: docs/protocol.md, "Established tunnels"; as TCP's keepalive, but only where something waits.
 """
@@ -30,11 +31,11 @@ from tunnel.established.streams import N
 
 __all__ = ["Silence"]
 
-# Parts of `silent_s`. The begin and the end of a silence are each noticed a tick late.
+# Parts of `silent_s`. The beginning and the end of a silence are each noticed up to a tick late.
 _TICK: Final = 0.1
 _PROBE: Final = 0.3  # silence before the probe
-_ANSWER: Final = 0.5  # time that the answer has, from when the probe has left
-_DEAD: Final = 0.8  # silence in all; also of a first link that takes nothing
+_ANSWER: Final = 0.5  # for the answer, from when the probe has left
+_DEAD: Final = 0.8  # of silence in all; also the limit for a first link that takes nothing
 _OPENING: Final = 1.5  # before the first chunk has arrived: hops may have to dial
 
 
@@ -104,7 +105,7 @@ class Silence(Generic[N]):
     # --- receiving ------------------------------------------------------------------------------------------
 
     def heard(self) -> None:
-        """A chunk has arrived that is not sent without a reason: a sign of life."""
+        """A chunk of content has arrived: a sign of life."""
         self._heard += 1
         if self.is_settled:
             self._stir(None)

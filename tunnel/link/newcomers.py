@@ -1,13 +1,16 @@
-"""Who keeps a place before the handshake has ended: incoming connections, which cost their sender nothing.
+"""Places for incoming connections before their handshake has ended. A connection costs its sender nothing.
 
-At the limit a newcomer is never turned away: another one goes. Those that have sent no valid first message go
-if they have half of the places or more, else one of those that have: so neither kind can crowd out the other.
-Of these, those of the network with the most; of these, a random one of the older half. An honest peer needs a
-round trip for each message, so it is among the younger half unless the flood fills a quarter of the places in
-that time. A choice by age alone could be timed, and a random one would hit the young as often as the old.
+At the limit a newcomer still gets a place, and another connection loses its own. It is chosen in three steps:
 
-The puzzle protects the processor, not the places. It is asked when many first messages come, and then only of
-networks that send as many as the average or more, so that one flooding host slows no other.
+1. Connections without a valid first message, if they hold at least half of the places; otherwise connections
+   with one. So neither kind can crowd out the other.
+2. Among these, the network with the most connections.
+3. Among its connections, a random one of the older half. An honest peer sends each message within a round
+   trip, so it is in the younger half unless the flood fills a quarter of the places in that time. An attacker
+   could time a choice by age alone, and a choice at random would hit the young as often as the old.
+
+The puzzle protects the processor, not the places. A node asks for it only when many first messages arrive,
+and only from networks that send at least the average. So a flooding host does not slow the others.
 
 Pure: time and randomness are arguments. Source: docs/protocol.md, "Link handshake"; the random drop of the
 oldest is that of OpenSSH (`MaxStartups`) and of SYN caches (Lemon, BSDCon 2002).
@@ -29,7 +32,7 @@ T = TypeVar("T")
 CALM_PER_S: Final = 50
 """First messages in a second that are answered without a puzzle: 2 % of a core with OpenSSL."""
 _LEAST_BITS: Final = 12  # some milliseconds of Python
-_MOST_NETWORKS: Final = 4096  # that are counted in a second; the rest count in the sum only
+_MOST_NETWORKS: Final = 4096  # counted in a second; the others count only in the total
 
 
 class Randomness(Protocol):
@@ -66,7 +69,7 @@ class Newcomers:
         self._limit = limit
         self._rng = rng
         self._calm_per_s = calm_per_s
-        self._places: dict[Newcomer, None] = {}  # in the order of their coming
+        self._places: dict[Newcomer, None] = {}  # in order of arrival
         self._second = 0
         self._now: Counter[bytes] = Counter()
         self._before: Counter[bytes] = Counter()
@@ -78,7 +81,7 @@ class Newcomers:
         return iter(self._places)
 
     def add(self, newcomer: Newcomer) -> Newcomer | None:
-        """Give a place. Returns the connection that loses its own for it, which the caller ends."""
+        """Give a place. Returns the connection that lost its place for it, if any; the caller ends that."""
         loser = self._loser() if len(self._places) >= self._limit else None
         if loser is not None:
             del self._places[loser]
@@ -86,7 +89,7 @@ class Newcomers:
         return loser
 
     def remove(self, newcomer: Newcomer) -> None:
-        """Its handshake has ended, or it lost its place before."""
+        """Free its place: its handshake has ended. No effect if it has none."""
         self._places.pop(newcomer, None)
 
     def _loser(self) -> Newcomer:
@@ -100,7 +103,7 @@ class Newcomers:
         return self._rng.choice(crowded[: (len(crowded) + 1) // 2])
 
     def puzzle_bits(self, network: bytes, *, now_s: float) -> int:
-        """Count a first message, and tell how hard a puzzle its sender must solve; 0: none.
+        """Count a first message. Returns the difficulty of the puzzle that its sender must solve; 0: none.
 
         Args:
             now_s: any clock in seconds.

@@ -1,11 +1,13 @@
-"""Who keeps its place when all links of a node are in use: identities cost nothing, so no count by identity
-protects a place.
+"""Which link ends when all links of a node are in use and a new one arrives.
 
-Reserved are links that this node dialled for its own frames (busy ones always, others up to half of the
-places), and, of the links that others dialled, those to neighbours known for ten minutes, the oldest first,
-up to a quarter of the places. A newcomer displaces one of the rest: an idle one if there is any; of these,
-one of the source with the most. So an attacker displaces his own links, unless he has as many networks as
-there are honest peers; then a random link goes, most likely one of his.
+Identities are free, so no count by identity protects a place. Reserved places are those of
+
+* links that this node dialled for its own frames: busy links always, idle links up to half of the places;
+* links that others dialled and that have lasted ten minutes: the oldest ones, up to a quarter of the places.
+
+A new link displaces one of the rest: an idle link if there is one, and among these one of the source with the
+most. So an attacker displaces his own links, unless he has as many networks as there are honest peers. Then a
+random link ends, most likely one of his.
 
 Pure: time and randomness are arguments. Source: docs/security.md; the eviction of Bitcoin Core
 (`SelectNodeToEvict`) has the same parts.
@@ -26,7 +28,7 @@ KNOWN_S: Final = 600.0
 
 
 class Placed(Protocol):
-    """A link, as far as its place is concerned."""
+    """What this file needs to know of a link."""
 
     @property
     def streams(self) -> int:
@@ -42,7 +44,7 @@ class Placed(Protocol):
 
     @property
     def known_since_s(self) -> float:
-        """Since when this neighbour has been linked without a break."""
+        """When this neighbour was linked; it has not been without a link since."""
 
     @property
     def used_s(self) -> float:
@@ -73,11 +75,11 @@ def contested(links: Iterable[L], limit: int, now_s: float) -> list[L]:
 
 
 def choose_loser(links: Sequence[L], rng: Randomness) -> L:
-    """The one of these links, at least one, that makes room."""
+    """The link that makes room. Args: links: at least one."""
     idle = [link for link in links if not link.streams]
     candidates = idle or links
     crowd = Counter(link.source for link in candidates)
     most = max(crowd.values())
     crowded = [link for link in candidates if crowd[link.source] == most]
-    # An idle link is missed by nobody. Of busy ones any fixed rule would spare those that came for it.
+    # Nobody misses an idle link. Among busy links an attacker could exploit any fixed rule.
     return min(crowded, key=lambda link: link.used_s) if idle else rng.choice(crowded)

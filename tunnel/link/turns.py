@@ -1,16 +1,17 @@
 """Turns to open a header: one budget for the node, shared fairly by sources.
 
-Opening a slot is the one public-key operation that bytes from outside can trigger, 0.07 ms with OpenSSL and
-0.5 ms with pycryptodome. A limit for each neighbour bounds nothing, because identities are free. So a node
-opens so many headers a second in all. While there are more, each link waits for its turn before it serves the
-next stream, and reads nothing meanwhile: the flood stays at its sender, and nothing is refused.
+Opening a slot is the one public-key operation that bytes from outside can trigger. It takes 0.07 ms with
+OpenSSL and 0.5 ms with pycryptodome. A limit per neighbour would not help, because identities are free. So
+the node as a whole opens a fixed number of headers a second. When more arrive, each link waits for its turn
+before it serves the next stream, and reads nothing meanwhile. The flood stays at its sender, and nothing is
+refused.
 
-Turns are given by start-time fair queueing: each source has its own virtual time, which a turn advances by
-1 / weight; who is furthest behind comes first. A source that was silent starts at the present virtual time,
-and of equals the last to come is first: so its first header waits for one turn, however many others wait. The
-turns of a source go to its neighbours in the same way. A header that does not open costs its sender and its
-source ten turns, and neighbours that are known have eight times the weight of others. Where nobody waits all
-this has no effect.
+Turns follow start-time fair queueing. Each source has a virtual time, and each turn advances it by 1/weight.
+The source with the lowest virtual time is next. A source that was silent starts at the current virtual time,
+and the latest arrival wins a tie: so its first header waits for one turn, however long the queue is. Within a
+source the neighbours share its turns in the same way. A header that does not open costs its neighbour and its
+source ten turns. Known neighbours have eight times the weight of others. Without a queue none of this has any
+effect.
 
 Pure: time is an argument. Source: docs/security.md; Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM
 1996).
@@ -25,17 +26,17 @@ from typing import Final, Generic, Protocol, TypeVar
 __all__ = ["GARBAGE_TURNS", "HEADERS_PER_S", "KNOWN_WEIGHT", "HeaderTurns"]
 
 HEADERS_PER_S: Final = {"openssl": 1_000, "pycryptodome": 300}
-"""Headers that a node opens in a second, by engine: a quarter to a third of a core with all that belongs to a
-stream, and about as many frames as a node can relay."""
+"""Headers that a node opens in a second, by engine. With the rest of a stream's work that is a quarter to a
+third of a core, and about as many frames as a node can relay."""
 KNOWN_WEIGHT: Final = 8
 GARBAGE_TURNS: Final = 10
-# Forgiven after so many turns of others: a neighbour may have passed on the garbage of somebody else.
+# After this many turns of others a debt is forgiven: a neighbour may have relayed somebody else's garbage.
 _MOST_DEBT: Final = 100.0
 _MOST_KEYS: Final = 4096
 
 
 class Waiter(Protocol):
-    """Is set when its turn has come."""
+    """Something that waits for a turn."""
 
     def set(self) -> None: ...
 
@@ -45,7 +46,7 @@ W = TypeVar("W", bound=Waiter)
 
 
 class _FairQueue(Generic[T]):
-    """Start-time fair queueing of items by key: a silent key comes next, the others take turns."""
+    """Start-time fair queueing of items by key. A key that was silent is next; the others take turns."""
 
     def __init__(self) -> None:
         self._clock = 0.0  # virtual time: the start of the last turn
@@ -65,7 +66,7 @@ class _FairQueue(Generic[T]):
         return item
 
     def pass_by(self, key: bytes, weight: float) -> None:
-        """A turn that waits for nobody."""
+        """Record a turn that was taken without waiting."""
         self._clock = self._plan(key, weight)
 
     def remove(self, item: T) -> bool:
@@ -88,7 +89,7 @@ class _FairQueue(Generic[T]):
 
     def _remember(self, key: bytes, end: float) -> None:
         if key not in self.ends and len(self.ends) >= _MOST_KEYS:
-            # Those that are not ahead are as new ones. If all are, all debts are forgiven.
+            # A key without debt is as good as a new one. If every key has debt, all debts are forgiven.
             self.ends = {each: at for each, at in self.ends.items() if at > self._clock}
             if len(self.ends) >= _MOST_KEYS:
                 self.ends.clear()
@@ -96,7 +97,7 @@ class _FairQueue(Generic[T]):
 
 
 class HeaderTurns(Generic[W]):
-    """The turns of one node. A link waits for one turn at a time, so no more wait than there are links.
+    """The turns of one node. A link waits for one turn at a time, so the queue is no longer than the links.
 
     Args:
         per_s: turns in a second; a tenth of them at once after a pause.
@@ -129,12 +130,12 @@ class HeaderTurns(Generic[W]):
         return True
 
     def wait(self, source: bytes, neighbour: bytes, waiter: W, *, weight: float = 1.0) -> None:
-        """Put a waiter in its place; `give` sets it."""
+        """Queue a waiter; `give` sets it."""
         self._sources.push(source, source, weight)
         self._neighbours.setdefault(source, _FairQueue()).push(neighbour, waiter, weight)
 
     def leave(self, source: bytes, waiter: W) -> None:
-        """It waits no more; no effect if its turn has come."""
+        """Remove a waiter that has given up. No effect if its turn has come."""
         queue = self._neighbours.get(source)
         if queue is not None and queue.remove(waiter):
             self._sources.remove(source)

@@ -1,7 +1,7 @@
-"""`LogLimit`: log lines that strangers can cause, limited so that they fill no disk and hide no other line.
+"""`LogLimit`: limits log lines that strangers can cause, so that they cannot fill a disk or hide other lines.
 
-Of each event and level a few lines are written in a period. Those above that are counted, and the count is
-written once the period is over. Source: docs/security.md.
+In each period it writes a few lines for each event and level. It counts the rest, and writes the count when
+the period is over. Source: docs/security.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LogLimit:
         self._log = log
         self._name = name
         self._now_s = now_s
-        self._periods: dict[tuple[int, str], _Period] = {}  # events are named in the code, so it is bounded
+        self._periods: dict[tuple[int, str], _Period] = {}  # bounded: the code names the events
 
     def warning(self, event: str, reason: str) -> None:
         """Write `node NAME EVENT: REASON` at WARNING, or count it."""
@@ -50,7 +50,7 @@ class LogLimit:
 
         Args:
             event: what the node did, one of few fixed texts such as "refused a connection".
-            reason: this time.
+            reason: of this occurrence.
         """
         if self._admits(level, event):
             self._log.log(level, "node %s %s: %s", self._name, event, reason)
@@ -74,7 +74,7 @@ class LogLimit:
         return True
 
     def tell(self) -> None:
-        """Write the counts of the periods that are over; called regularly by the keeper."""
+        """Write the counts of periods that are over. The keeper calls this regularly."""
         now_s = self._now_s()
         over = [key for key, period in self._periods.items() if now_s - period.since_s >= PERIOD_S]
         for level, event in over:

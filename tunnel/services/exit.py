@@ -65,7 +65,7 @@ __all__ = [
 
 log = logging.getLogger("tunnel.services")
 
-# "localhost" and all names below it are this machine (RFC 6761, section 6.3), whatever a name server says.
+# "localhost" and all names below it mean this machine, whatever a name server says (RFC 6761, 6.3).
 _LOCALHOST: Final = ("127.0.0.1", "::1")
 # Documentation addresses.
 _OF_NOBODY: Final[dict[int, IpAddress]] = {
@@ -73,13 +73,13 @@ _OF_NOBODY: Final[dict[int, IpAddress]] = {
     6: ipaddress.IPv6Address("2001:db8::1"),
 }
 MOST_ADDRESSES: Final = 8
-"""Addresses of one family that are tried for one connection. An answer of a name server can have thousands,
-and the owner of the name would let the exit knock at all of them."""
+"""Addresses of one family that are tried for one connection. A name server's answer can list thousands, and
+the owner of the name could make the exit connect to all of them."""
 TUNNEL_LOOK_UPS: Final = 8
-"""Look-ups of one tunnel at the same time: half of those that the reactor runs. A user who asks slow name
-servers does not hold up the users of other tunnels."""
+"""Look-ups of one tunnel at the same time: half of those that the reactor runs. So slow name servers of one
+user do not delay the users of other tunnels."""
 HALF_OPEN_S: Final = 600.0
-"""Idle time of a connection that has ended in one direction: its server may need it for the answer."""
+"""Idle limit of a connection that has ended in one direction: its server may still prepare the answer."""
 
 LookUpFunction: TypeAlias = Callable[[str], Iterable[str]]
 """The numeric addresses of a name, the preferred one first. Raises OSError: none, or no name server answers.
@@ -115,7 +115,7 @@ class ExitSettings:
 
 def look_up(name: str) -> list[str]:
     """The addresses of a name, as the system finds them: in its hosts file, or by its name servers."""
-    # As bytes: of text Python would make the IDNA form, which a name from a target has already.
+    # As bytes: Python would convert text to IDNA, and the name of a target is in that form already.
     found = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
 
@@ -130,7 +130,7 @@ class Exit(StreamService):
         settings: limits.
         look_up: replaces the system's look-up of names.
     Attributes:
-        open_connections: at this time, those under way included.
+        open_connections: now, including those being opened.
     Raises:
         BadArgument: not a rule; the text names it. TypeError: a wrong type.
     """
@@ -230,13 +230,13 @@ class Exit(StreamService):
                 found: Iterable[str] = yield LookUp(self._look_up, name)
                 return found
             except (Broken, OSError) as error:
-                return error  # perhaps nobody waits for it any more
+                return error  # its caller may be gone
             finally:
                 running.receive_nowait()
                 if not running:
                     del self._look_ups[tunnel]
 
-        # A service of its own: a thread cannot be interrupted, so a connection that is given up must not let
+        # A separate service: a thread cannot be interrupted, so a connection that is given up must not let
         # the tunnel occupy another one.
         looking = yield Spawn(whole(), "look-up")
         found: Iterable[str] | Broken | OSError = yield from looking.join()
@@ -253,14 +253,14 @@ class Exit(StreamService):
             return False
         block = special_block(address)
         if is_own and not address.is_loopback:
-            # Services may trust this machine where they trust no other: a rule must name the address alone.
+            # Many servers trust connections from their own machine: a rule must name the address alone.
             block = ipaddress.ip_network(address)
         return self._rules.allow(name, address, port, block)
 
 
 def is_of_this_machine(address: IpAddress) -> bool:
     """Whether this machine has the address. Nothing is sent. Raises OSError: no descriptor is left."""
-    # The system binds sockets to its own addresses only. With the option ip_nonlocal_bind it binds them to
+    # The system binds sockets only to its own addresses. With the option ip_nonlocal_bind it binds them to
     # any address: then only those of `avoid` are known.
     return _can_bind(address) and not _can_bind(_OF_NOBODY[address.version])
 

@@ -9,19 +9,19 @@ A rule is `allow` or `deny`, then a host, then ports:
     192.0.2.0/24        an address or a range of addresses, IPv4 or IPv6
     80,443,8000-8999    ports; omitted: all
 
-The first rule that matches decides; if none does, the target is refused. A rule by name looks at the name
-that was asked for, a rule by address at the address that would be dialled. So each address of a name is
-decided alone, by rules of both kinds.
+The first rule that matches decides; without one the target is refused. A rule by name matches the name that
+the client asked for, a rule by address the address that the exit would dial. So each address of a name is
+decided separately, by rules of both kinds.
 
 Special addresses (loopback, private and so on: `tunnel.routing.addresses`) have one more condition: an
 `allow` rule matches them only if its range lies within their block, as 10.1.0.0/16 lies within 10.0.0.0/8.
-Neither `*` nor a name nor 0.0.0.0/0 opens them. Otherwise everybody could let a name of his own lead to
-machines behind the exit's firewall.
+Neither `*` nor a name nor 0.0.0.0/0 opens them. Otherwise anybody could point a name of his own at a machine
+behind the exit's firewall.
 
-Rule for changing it: what is not understood is refused, in rules and in targets. The system's look-up reads
-"127.1", "0x7f000001" and "2130706433" as 127.0.0.1; no such text may reach it.
+Rule for changing this file: refuse what is not understood, in rules and in targets. The system's look-up
+reads "127.1", "0x7f000001" and "2130706433" as 127.0.0.1; no such text may reach it.
 
-Source: docs/services.md, "Exit"; "ends in a number" is that of the URL standard (WHATWG), section 3.5.
+Source: docs/services.md, "Exit"; "ends in a number" as in the URL standard (WHATWG), section 3.5.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["ExitRule", "ExitRules", "target_host"]
 
 _MOST_NAME_BYTES: Final = 253
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,63}")
-# The system would read a name that ends so as an address: decimal, octal or hexadecimal.
+# The system would take a name with this ending for an address: decimal, octal or hexadecimal.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 _EXAMPLE: Final = '"allow *.example.org 80,443"'

@@ -45,7 +45,7 @@ class Published(StreamService):
     Attributes:
         connections: open now, or being opened.
     Raises:
-        BadArgument: a number or key that cannot be. TypeError: an argument has the wrong type.
+        BadArgument: a number out of range, or not a key. TypeError: an argument has the wrong type.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Published(StreamService):
         self._host = host
         self._port = checked_count(port, "port", least=1, most=MOST_PORT)
         self._clients: frozenset[bytes] | None = None
-        if clients is not None:  # an empty list is for nobody: the last client may have been removed from it
+        if clients is not None:  # an empty list admits nobody: its last client may have been removed
             self._clients = frozenset(checked_bytes(key, "clients", CLIENT_KEY_BYTES) for key in clients)
         self._idle_s = None if idle_s is None else checked_seconds(idle_s, "idle_s")
         self._most = checked_count(most, "most", least=1)
@@ -77,7 +77,7 @@ class Published(StreamService):
             TableFull: `most` are open. TargetNotAllowed: not a listed client. PeerError: the server cannot be
                 reached, or the connection broke.
         """
-        # First of all: those who are not listed occupy no place, and learn nothing of the others.
+        # Checked first: a client that is not listed takes no place and learns nothing about the others.
         if self._clients is not None:
             target = stream.target.pack()
             check = partial(check_proof, self._engine, self._clients, stream.proof, stream.binding, target)
@@ -101,7 +101,7 @@ class Published(StreamService):
 
 def target_error(error: ConnectError | TimedOut) -> PeerError:
     """A failure to reach a server, with the code that the other end of the tunnel receives."""
-    # A name may have several addresses; the most telling failure counts.
+    # A name may have several addresses; the most informative failure counts.
     numbers = set() if isinstance(error, TimedOut) else {failure.errno for failure in error.errors}
     # A reset comes from a server that accepts and closes at once.
     if numbers & {errno.ECONNREFUSED, errno.ECONNRESET}:

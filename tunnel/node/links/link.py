@@ -51,9 +51,10 @@ __all__ = ["Link", "Serve"]
 
 log = logging.getLogger("tunnel.node")
 
-# Peers are drawn at random: after this number of messages without news, hardly any news is left.
+# Peers are drawn at random: after this many messages without news there is hardly any left.
 _PATIENCE: Final = 3
-# Of one receive while headers wait for their turns: a flood's cells delay the others by so much at a time.
+# Bytes of one receive while headers wait for turns: so much of a flood is processed before other services
+# run.
 _CROWDED_BYTES: Final = 16 << 10
 
 Serve = Callable[[Stream], Service[None]]
@@ -75,7 +76,7 @@ class Link:
         is_retired: it takes no new stream and ends with its last one.
         is_own: this node dialled it for a frame of its own.
         source: the network that pays for its place, and for what it tells; see `AddressRules.source`.
-        known_since_s: since when this neighbour has been linked without a break, on the reactor's clock.
+        known_since_s: when this neighbour was linked, without a break since, on the reactor's clock.
     """
 
     def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve, *, is_own: bool) -> None:
@@ -302,12 +303,13 @@ def _padding_policy(limits: Limits, now_s: float, rng: random.Random) -> Padding
 
 
 # Peer exchange over a link, for a directory that learns from neighbours (`ExchangeDirectory`). A message with
-# WANT is sent when the link begins and then from time to time; a message with WANT or with news is answered.
-# So two nodes with different peers continue until neither learns anything, and two with the same are silent.
+# WANT leaves when the link begins and then from time to time; a message with WANT or with news gets an
+# answer. So two nodes with different peers continue until neither learns anything, and two with the same are
+# silent.
 #
-# A neighbour cannot make this node work or grow: messages are processed at a limited rate (the multiplexer
-# keeps the last one only), each source has its share of what the directory takes, and what is known or above
-# that share is not verified. A malformed or forged message ends the link. Source: docs/protocol.md, "Peer
+# A neighbour cannot make this node work or grow. It processes messages at a limited rate (the multiplexer
+# keeps only the last one). Each source has a share of the directory, and descriptors that are known or beyond
+# that share are not verified. A malformed or forged message ends the link. Source: docs/protocol.md, "Peer
 # exchange".
 
 
@@ -338,7 +340,8 @@ class _PeerExchange:
         self._link = link
         self._mux = link.mux
         self._patience = _PATIENCE
-        # A dial proves a link key; the first message tells whose it is. Who has dialled proves no address.
+        # A dial proves a link key, and the first message says whose it is. An incoming link proves no
+        # address.
         self._is_settled = not link.is_dialler
 
     def send_regularly(self) -> Service[None]:
@@ -356,7 +359,7 @@ class _PeerExchange:
             message = ExchangeMessage.parse(payload)
             news = yield from self._learn(message)
             if not self._is_settled and self._directory.is_hearsay(self._link.peer.node_id):
-                self._link.retire()  # another node is there, which does not call itself so
+                self._link.retire()  # another node answers there, under another name
             self._patience = _PATIENCE if news else self._patience - 1
             if message.wants_more or news:
                 self._send(wants_more=self._patience > 0)
@@ -387,5 +390,5 @@ class _PeerExchange:
         offered = self._directory.offer(
             self._node.descriptor, to=self._link.peer.node_id, now_s=self._node.wall_clock()
         )
-        # Dropped while the last one is unsent: the next one is as good.
+        # Dropped while the last one is unsent: the next one has the same news.
         self._mux.send_exchange(ExchangeMessage(offered, wants_more).to_bytes())

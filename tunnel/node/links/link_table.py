@@ -54,7 +54,7 @@ class LinkTable:
         self._serve = serve
         self.pools: dict[bytes, NeighbourPool[Link]] = {}  # by neighbour
         self.dials: dict[bytes, Handle[Refusal]] = {}  # in progress, by neighbour
-        self._own_dials: set[bytes] = set()  # those of them that a frame of this node itself waits for
+        self._own_dials: set[bytes] = set()  # dials for which a frame of this node itself waits
         self._solver = PuzzleSolver()
         self._is_once = node.limits.link_policy is LinkPolicy.ONCE
         self.is_leaving = False
@@ -97,10 +97,10 @@ class LinkTable:
             self._node.turns.charge(link.source, peer_id, weight=link.weight)
 
     def payer(self, peer_id: bytes) -> bytes:
-        """Whose share of the replay table a neighbour's headers take.
+        """Whose share of the replay table a neighbour's headers use.
 
-        Its own if it is known, else that of the network from which it comes, since ids are free. In a local
-        network all may come from one address.
+        A known neighbour uses its own share, another that of the network that it comes from, since ids are
+        free. In a local network all may come from one address.
         """
         pool = self.pools.get(peer_id)
         strange = [link.source for link in pool.links if link.weight == 1] if pool is not None else []
@@ -198,7 +198,7 @@ class LinkTable:
         try:
             result = yield from self._dial(peer, is_own)
         except PuzzleRefused as error:
-            # The peer is there: only strangers' frames wait.
+            # The peer is there, so only strangers' frames have to wait.
             pool.puzzle_refused(node.now_s())
             node.counters.dials_failed += 1
             return error
@@ -368,5 +368,6 @@ def _tell_directory(node: NodeContext, link: Link) -> None:
     if not link.is_dialler:
         directory.presented(link.peer, source=link.source, own_id=own_id, now_s=now_s)
     elif directory.owns_key(link.peer):
-        # Else the first message has to show it; but of two links that both sides dialled one may end before.
+        # Otherwise the first message shows it; but when both sides dialled, one of the two links may end
+        # before.
         directory.reached(link.peer, str(link.socket.peername[0]), own_id=own_id, now_s=now_s)

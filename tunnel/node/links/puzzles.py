@@ -1,9 +1,9 @@
-"""Puzzles that other nodes ask for: solved one at a time, in a thread, for this node's own frames only.
+"""Puzzles that other nodes ask this one to solve: one at a time, in a thread, for its own frames only.
 
-Whoever answers a dial can ask for one (RETRY is not authenticated), and strangers decide whom a relay dials.
-So the work is bounded three times: by the difficulty that is accepted (MAX_BITS), by the number of tries, and
-by one puzzle for each dial, however many addresses the peer has. For a frame that somebody else has sent no
-puzzle is solved: the dial fails. Source: docs/security.md.
+Anybody who answers a dial can ask for a puzzle, since RETRY is not authenticated, and strangers decide whom a
+relay dials. Three limits bound the work: the difficulty (MAX_BITS), the number of tries, and one puzzle for
+each dial, however many addresses the peer has. A dial for somebody else's frame fails when the peer asks for
+a puzzle. Source: docs/security.md.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class PuzzleRefused(NextRefused):
 
 
 class PuzzleSolver:
-    """Solves the puzzles of one node, one at a time, in the order in which they were asked."""
+    """Solves the puzzles of one node, one at a time, in order of arrival."""
 
     def __init__(self) -> None:
-        self._line: deque[Signal] = deque()  # the first one works; no longer than there are dials
+        self._line: deque[Signal] = deque()  # the first one is at work; at most one for each dial
 
     def solve(self, puzzle: Puzzle) -> Service[bytes]:
         """Return the answer. May be cancelled at any time.
@@ -61,7 +61,7 @@ class DialPuzzles:
     """The puzzles of one dial: at most one is solved.
 
     Args:
-        is_own: whether a frame of this node itself waits for the dial; asked when the puzzle comes, since
+        is_own: whether a frame of this node itself waits for the dial. Called when the puzzle arrives, since
             frames may join a dial that has begun.
     """
 
