@@ -95,7 +95,8 @@ def test_users_that_are_refused(tmp_path: Path, content: bytes | None, mode: int
     [
         (["--exit", "node-9"], "no peer has the name 'node-9'", 2),
         (["--exit", "node-4", "--via", "node-1,node-9"], "no peer has the name 'node-9'", 2),
-        (["--exit", "node-4", "--via", "node-1,node-1"], "twice", 2),
+        (["--exit", "node-4", "--via", "node-1,node-1"], "error: the route visits node-1 twice", 2),
+        (["--exit", "node-4", "--via", "node-4"], "error: the route visits node-4 twice", 2),
         (["--exit", "node-4", "--hops", "20"], "a route of 20 proxies", 2),
         (["--exit", "node-4", "--hops", "1", "--listen", "0.0.0.0:0"], "not a loopback address", 2),
         (["--exit", "node-4", "--hops", "1", "--listen", "/nowhere/socks"], "cannot listen", 2),

@@ -11,6 +11,7 @@ from tests.support.reader import code_blocks, section
 from tunnel.config import make_config
 from tunnel.errors import ErrorCode
 from tunnel.established import TunnelLimits
+from tunnel.front.failures import REACH_S
 from tunnel.front.forward import Forward
 from tunnel.front.handshake import Failed, Handshake, Request
 from tunnel.front.socks_server import (
@@ -18,7 +19,6 @@ from tunnel.front.socks_server import (
     MOST_CONNECTIONS,
     MOST_LOGIN_BYTES,
     MOST_PENDING,
-    REACH_S,
 )
 from tunnel.front.tunnel_pool import LIFE_S, MOST_TUNNELS
 from tunnel.running.fronts import MOST_USERS

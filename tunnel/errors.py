@@ -274,7 +274,7 @@ class StreamReset(PeerError):
 class SubStreamReset(PeerError):
     """One end gave up a sub-stream of an established tunnel, or the whole tunnel, with `code`.
 
-    Args:
+    Attributes:
         by_other_end: who did it.
     """
 
@@ -282,6 +282,7 @@ class SubStreamReset(PeerError):
         did = CODES[code].did.format(next="the next node") if by_other_end else "gave up the stream"
         super().__init__(f"{'the other' if by_other_end else 'this'} end {did} ({code.name})")
         self.code = code
+        self.by_other_end = by_other_end
 
 
 class QueryFailed(RemoteTunnelError):

@@ -38,7 +38,7 @@ from tunnel.control import ControlClient
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import ids_by_name
-from tunnel.errors import ConfigError, ErrorCode, QueryFailed
+from tunnel.errors import ConfigError, ErrorCode, QueryFailed, TunnelError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.routing.route import Route
@@ -183,13 +183,13 @@ class PeerNames:
         return self._names.get(node_id) or short(node_id)
 
     def in_words(self, text: str) -> str:
-        """Replace abbreviated ids in a text by the names of their nodes."""
+        """Replace abbreviated ids in a text by the names of their nodes: "node 7f3a90c1" by "node-7"."""
 
         def name(match: re.Match[str]) -> str:
-            found = [name for node_id, name in self._names.items() if node_id.hex().startswith(match[0])]
+            found = [name for node_id, name in self._names.items() if node_id.hex().startswith(match[1])]
             return found[0] if len(found) == 1 else match[0]
 
-        return re.sub(r"\b[0-9a-f]{8,64}\b", name, text)
+        return re.sub(r"\b(?:node )?([0-9a-f]{8,64})\b", name, text)
 
     def knows(self, text: str) -> bool:
         """Whether a text identifies one node."""
@@ -275,11 +275,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if isinstance(error, TunnelError):
+            error.args = (self.names.in_words(str(error)),)
         if isinstance(error, QueryFailed):
-            text = self.names.in_words(str(error))
-            raise QueryFailed(
-                text, error.code, error.report, error.blamed, error.attempts, self.hint(error)
-            ) from error
+            error.hint = self.hint(error)
 
     def run(self, service: Service[None], ready: Callable[[], None]) -> None:
         """Run a service of the node until it fails, or a signal stops the command in order.
@@ -292,7 +291,9 @@ class Client:
         reactor, stop = self.node.reactor, Signal()
         # Two signals may arrive at once: unlike an Event, this queue may be used while it is being used.
         wake = SimpleQueue[None]()
-        handlers = {number: signal.signal(number, lambda *_: wake.put(None)) for number in _STOPPING}
+        # One that is ignored (SIGHUP by `nohup`) stays ignored.
+        stopping = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+        handlers = {number: signal.signal(number, lambda *_: wake.put(None)) for number in stopping}
         try:
             with going_on():
                 ready()
@@ -332,8 +333,9 @@ class Client:
             start = f" Start it with: mtun up {shlex.quote(str(self._options.network))}"
         elif self._options.peers is not None:
             start = " --peers is for the network `local`, any other needs --config."
-        is_tried_again = error.attempts or self._options.hops == 0
-        around = "" if is_tried_again else " (if only that node is down, --retries 3 avoids it)"
+        options = self._options
+        may_retry = hasattr(options, "retries") and not error.attempts and options.hops != 0
+        around = " (if only that node is down, --retries 3 avoids it)" if may_retry else ""
         return f"is the network up?{start}{around}"
 
     def hops(self) -> int:

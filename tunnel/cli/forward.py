@@ -72,7 +72,7 @@ def run_forward(options: argparse.Namespace) -> int:
         return _run_reverse(options)
     pairs = _pairs(options.pairs)
     allow_open_files(MOST_CONNECTIONS * len(pairs))
-    with Client(options) as client, contextlib.closing(Fronts(client.node)) as fronts:
+    with Client(options) as client, contextlib.closing(Fronts(client.node, client.hint)) as fronts:
         client.check_opens_tunnels("[[forward]]")
         hops = client.hops()
         for place, to in pairs:
@@ -131,6 +131,7 @@ def _run_reverse(options: argparse.Namespace) -> int:
                 server,
                 options={"hops": hops},
                 on_listening=announce(node, place, to),
+                advise=client.hint,
             )
             for node, place, server, to in wanted
         ]

@@ -21,7 +21,8 @@ from tunnel.cli.options import command, filled, filled_path, seconds
 from tunnel.cli.terminal import STDOUT_NAME
 from tunnel.client.clients import Client as ThreadClient
 from tunnel.client.clients import ThreadStream
-from tunnel.errors import BadArgument, ConfigError, TunnelError
+from tunnel.errors import BadArgument, ConfigError, QueryFailed, SubStreamReset, TunnelError
+from tunnel.front.failures import end_of, failure_of
 from tunnel.front.targets import parse_destination
 from tunnel.identity.client_key import ClientKey
 
@@ -96,11 +97,14 @@ def run_pipe(options: argparse.Namespace) -> int:
         client.check_opens_tunnels()
         asking = ThreadClient(client.node)
         exit_id = client.names.resolve(node)
-        with (
-            asking.tunnel(exit_id, hops=client.hops(), timeout_s=options.timeout) as tunnel,
-            tunnel.open(target, client_key=key, timeout_s=options.timeout) as stream,
-        ):
-            _join(stream)
+        try:
+            with (
+                asking.tunnel(exit_id, hops=client.hops(), timeout_s=options.timeout) as tunnel,
+                tunnel.open(target, client_key=key, timeout_s=options.timeout) as stream,
+            ):
+                _join(stream)
+        except SubStreamReset as error:
+            raise QueryFailed(failure_of(error, end_of(target)).text, error.code) from error
     return 0
 
 

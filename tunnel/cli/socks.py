@@ -9,11 +9,12 @@ import argparse
 import contextlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tunnel.arguments import plain_name
-from tunnel.cli.client import Client, add_hops, add_source
+from tunnel.cli.client import Client, PeerNames, add_hops, add_source
 from tunnel.cli.nodes import allow_open_files
 from tunnel.cli.options import command, filled, filled_path
 from tunnel.cli.terminal import going_on, say, say_json
@@ -100,10 +101,9 @@ def run_socks(options: argparse.Namespace) -> int:
         entry = SocksEntry(
             options.exit, options.listen, options.hops, Isolation(options.isolate), options.users
         )
-        with contextlib.closing(Fronts(client.node)) as fronts:
-            server = fronts.add_socks(
-                exit_id, entry, route=route, on_failure=_say_failure if options.json else None
-            )
+        with contextlib.closing(Fronts(client.node, client.hint)) as fronts:
+            on_failure = partial(_say_failure, client.names) if options.json else None
+            server = fronts.add_socks(exit_id, entry, route=route, on_failure=on_failure)
             client.run(fronts.serve(), lambda: _say_ready(server, client, exit_id, options))
     return 0
 
@@ -131,12 +131,12 @@ def _say_ready(server: SocksServer, client: Client, exit_id: bytes, options: arg
     say(f"  curl -x socks5h://{login}{proxy} http://example.com/")
 
 
-def _say_failure(request: Request, failed: Failed) -> None:
+def _say_failure(names: PeerNames, request: Request, failed: Failed) -> None:
     event = {
         "event": "failed",
         "protocol": str(request.protocol),
         "code": failed.code.name,
-        "error": failed.text,
+        "error": names.in_words(failed.text),
         "hops": [hop.hex() for hop in failed.hops],
     }
     with going_on():

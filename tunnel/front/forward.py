@@ -19,7 +19,7 @@ from tunnel.arguments import MOST_PORT, checked_count, checked_seconds
 from tunnel.errors import BadArgument, TunnelError
 from tunnel.established import Target
 from tunnel.front.entrance import Entrance, is_of_this_machine
-from tunnel.front.socks_server import REACH_S, failure_of, summary
+from tunnel.front.failures import REACH_S, end_of, failure_of, summary
 from tunnel.front.tunnel_pool import TunnelPool
 from tunnel.identity.client_key import ClientKey
 from tunnel.services.splice import Splice
@@ -111,7 +111,8 @@ class Forward:
             stream = yield from timeout_after(REACH_S, opening)
             yield from stream.use(Splice(sock, stream.core, idle_s=self._idle_s).run())
         except (TunnelError, TimedOut) as error:
-            log.warning("a connection to %s failed: %s", self._name, summary(failure_of(error)))
+            failed = failure_of(error, end_of(self._target))
+            log.warning("a connection to %s failed: %s", self._name, summary(failed))
             log.debug("a connection to %s failed: %s", self._name, error)
         finally:
             sock.abort()  # no effect after an end in order

@@ -148,12 +148,14 @@ class Failed:
         code: the reason. text: for people.
         hops: ids of the nodes of which one is at fault, if known.
         is_at_target: the far end gives this reason for its connection to the target; the tunnel works.
+        hint: a remedy, for the log; may be empty.
     """
 
     code: ErrorCode
     text: str
     hops: tuple[bytes, ...] = ()
     is_at_target: bool = False
+    hint: str = ""
 
 
 Event: TypeAlias = Answer | Request | NeedData

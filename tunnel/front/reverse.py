@@ -16,8 +16,16 @@ from collections.abc import Callable
 from typing import Final
 
 from reactor import Service, Sleep
-from tunnel.errors import ErrorCode, FrameTruncated, NodeStopped, SubStreamReset, TunnelError
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    NodeStopped,
+    QueryFailed,
+    SubStreamReset,
+    TunnelError,
+)
 from tunnel.established import Target, TargetKind
+from tunnel.front.failures import Advise, failure_of, no_advice, summary
 from tunnel.front.tunnel_pool import OpensTunnels
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import TunnelStream
@@ -43,6 +51,7 @@ class ReverseForward:
         server: host and port of the server, as seen from here.
         options: of the tunnel.
         on_listening: called in the reactor with the port, each time the node has begun to listen.
+        advise: gives the hint for a tunnel that cannot be opened.
     Raises:
         TypeError, BadArgument: as `checked_place`; or `server` is no host and port.
     """
@@ -56,12 +65,14 @@ class ReverseForward:
         *,
         options: TunnelOptions | None = None,
         on_listening: Callable[[int], None] = lambda _: None,
+        advise: Advise = no_advice,
     ) -> None:
         self._node = node
         self._node_id = node_id
         self._place = checked_place(place)
         self._options: TunnelOptions = {**(options or {}), "services": Services({_NAME: Published(*server)})}
         self._on_listening = on_listening
+        self._advise = advise
         self._failures = 0  # since the last tunnel that worked
 
     def serve(self) -> Service[None]:
@@ -78,7 +89,11 @@ class ReverseForward:
                 is_refused = isinstance(error, SubStreamReset) and error.code is ErrorCode.TARGET_NOT_ALLOWED
                 if is_refused or isinstance(error, NodeStopped):
                     raise
-                log.warning("the reverse forward is interrupted, and will be tried again: %s", error)
+                if isinstance(error, QueryFailed):
+                    error.hint = self._advise(error)
+                reason = summary(failure_of(error, "the node"))
+                log.warning("the reverse forward is interrupted, and will be tried again: %s", reason)
+                log.debug("the reverse forward is interrupted: %s", error)
             yield Sleep(PAUSES_S[min(self._failures, len(PAUSES_S) - 1)])
             self._failures += 1
 

@@ -39,18 +39,9 @@ from reactor import (
     timeout_after,
 )
 from tunnel.arguments import checked_count, checked_id, member
-from tunnel.codes import CODES
-from tunnel.errors import (
-    BadArgument,
-    BadProxyRequest,
-    ErrorCode,
-    LocalTunnelError,
-    PeerError,
-    QueryFailed,
-    SubStreamReset,
-    TunnelError,
-)
+from tunnel.errors import BadArgument, BadProxyRequest, LocalTunnelError, TunnelError
 from tunnel.front.entrance import Entrance, EntrancePlace, is_of_this_machine
+from tunnel.front.failures import REACH_S, failure_of, summary
 from tunnel.front.handshake import NEED_DATA, Answer, Failed, Handshake, Login, Opened, Request
 from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
 from tunnel.node.query.request import TunnelOptions
@@ -63,11 +54,8 @@ __all__ = [
     "MOST_CONNECTIONS",
     "MOST_LOGIN_BYTES",
     "MOST_PENDING",
-    "REACH_S",
     "Isolation",
     "SocksServer",
-    "failure_of",
-    "summary",
 ]
 
 log = logging.getLogger("tunnel.front")
@@ -81,10 +69,8 @@ MOST_PENDING: Final = 256
 HANDSHAKE_S: Final = 30.0
 """Time limit for a client's request."""
 
-REACH_S: Final = 60.0
-"""Time limit for a tunnel and the target's answer; the exit and the pool have shorter ones of their own."""
-
 _BACKLOG: Final = 1_024
+_END: Final = "the exit"
 _READ_BYTES: Final = 2_048  # of a handshake; so much early data is sent at most
 _LINGER_S: Final = 2.0  # for a refused client to read its reply
 _MOST_LINGERED_BYTES: Final = 256 * 1024
@@ -202,7 +188,7 @@ class SocksServer:
         try:
             yield from self.pool.prepare(key)
         except TunnelError as error:
-            reason = summary(failure_of(error))
+            reason = summary(failure_of(error, _END))
             log.warning("no tunnel to the exit yet, each connection tries again: %s", reason)
             log.debug("no tunnel to the exit yet: %s", error)
 
@@ -227,7 +213,7 @@ class SocksServer:
             if stream is not None:
                 yield from stream.use(Splice(sock, stream.core).run())
         except TunnelError as error:
-            log.info("a connection ended early: %s", summary(failure_of(error)))
+            log.info("a connection ended early: %s", summary(failure_of(error, _END)))
             log.debug("a connection ended early: %s", error)
         except (Broken, Closed) as error:
             log.debug("a client left: %s", error)
@@ -254,7 +240,7 @@ class SocksServer:
         try:
             stream = yield from timeout_after(REACH_S, opening)
         except (TunnelError, TimedOut) as error:
-            failed = failure_of(error)
+            failed = failure_of(error, _END)
             _log_failure(request, failed)
             if self._on_failure is not None:
                 self._on_failure(request, failed)
@@ -283,32 +269,6 @@ class SocksServer:
         # An unknown user takes as long as a wrong password.
         is_right = hmac.compare_digest(password, self._users.get(user, b""))
         return is_right and user in self._users
-
-
-def failure_of(error: Exception) -> Failed:
-    """The reply to a client whose connection could not be made."""
-    match error:
-        case QueryFailed():
-            return Failed(error.code or ErrorCode.DISCONNECTED, str(error), error.blamed)
-        case SubStreamReset():  # if the tunnel itself had failed, it would be QueryFailed
-            return Failed(error.code, str(error), is_at_target=True)
-        case PeerError():
-            return Failed(error.code, str(error))
-        case TimedOut():  # a tunnel is opened in less time
-            text = f"the exit did not reach the target within {REACH_S:g} s"
-            return Failed(ErrorCode.TIMEOUT, text, is_at_target=True)
-        case _:
-            return Failed(ErrorCode.INTERNAL, str(error))
-
-
-def summary(failed: Failed) -> str:
-    """The reason for the log, without target and hops."""
-    row = CODES[failed.code]
-    if failed.is_at_target:
-        return f"the exit {row.did.format(next='the next node')} ({failed.code.name})"
-    if failed.code is ErrorCode.INTERNAL:
-        return failed.text  # of this process
-    return f"{row.meaning} ({failed.code.name})"
 
 
 def _log_failure(request: Request, failed: Failed) -> None:

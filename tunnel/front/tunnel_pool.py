@@ -30,6 +30,7 @@ from reactor import (
 from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, NodeStopped, QueryFailed, TableFull, TunnelError
 from tunnel.established import Target
+from tunnel.front.failures import Advise, no_advice
 from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
@@ -112,6 +113,8 @@ class TunnelPool:
         most: limit of tunnels that take sub-streams. Above it the idle one that was used least recently is
             closed.
         life_s, open_s: see `LIFE_S`, `OPEN_S`.
+    Attributes:
+        advise: gives the hint of an error of `open`, where no tunnel can be opened.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class TunnelPool:
         self._most = most
         self._life_s = life_s
         self._open_s = open_s
+        self.advise: Advise = no_advice
         self._places: OrderedDict[Hashable, list[_Place]] = OrderedDict()  # the key used last is last
         self._waiting: list[Signal] = []  # of those that wait for room
         self._scope = Scope("tunnels of a front", fail_together=False)
@@ -235,7 +239,7 @@ class TunnelPool:
             self._drop_idle()
         # Those that finish their last sub-streams are no longer counted by `len`.
         if self._is_full or len(self._scope) >= _MOST_ENDING * self._most:
-            raise TableFull(f"all {self._most} tunnels to the exit are in use")
+            raise TableFull(f"all {self._most} tunnels to that node are in use")
         place = _Place()
         self._places.setdefault(key, []).append(place)
         try:
@@ -299,8 +303,10 @@ class TunnelPool:
             if tunnel is not None:
                 tunnel.give_up()
             if isinstance(error, TimedOut):
-                text = f"the exit did not answer within {self._open_s:g} s"
+                text = f"no tunnel within {self._open_s:g} s"
                 raise QueryFailed(text, ErrorCode.TIMEOUT) from error
+            if isinstance(error, QueryFailed):
+                error.hint = self.advise(error)
             raise
 
     def _drop_idle(self) -> None:

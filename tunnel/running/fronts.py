@@ -29,6 +29,7 @@ from tunnel.directory.base import ids_by_name
 from tunnel.disk import advice_for, os_error_text
 from tunnel.errors import BadArgument, ConfigError, LocalTunnelError
 from tunnel.front.entrance import EntrancePlace, place_text
+from tunnel.front.failures import Advise, no_advice
 from tunnel.front.forward import Forward
 from tunnel.front.handshake import Failed, Request
 from tunnel.front.socks_server import SocksServer
@@ -50,12 +51,15 @@ _ID = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 class Fronts:
     """The ports of one node. Everything but the constructor runs in its reactor.
 
+    Args:
+        advise: gives the hint in the log for a tunnel that cannot be opened.
     Attributes:
         socks, forwards: in the order in which they were added.
     """
 
-    def __init__(self, node: OpensTunnels) -> None:
+    def __init__(self, node: OpensTunnels, advise: Advise = no_advice) -> None:
         self._node = node
+        self._advise = advise
         self.socks: list[SocksServer] = []
         self.forwards: list[Forward] = []
         self._pools: dict[tuple[bytes, int | None], TunnelPool] = {}
@@ -93,6 +97,7 @@ class Fronts:
             raise _cannot_listen(error) from error
         except LocalTunnelError as error:
             raise ConfigError(str(error), error.hint) from error
+        server.pool.advise = self._advise
         self.socks.append(server)
         return server
 
@@ -107,6 +112,7 @@ class Fronts:
         if pool is None:
             options: TunnelOptions = {} if entry.hops is None else {"hops": entry.hops}
             pool = self._pools[node_id, entry.hops] = TunnelPool(self._node, node_id, options)
+            pool.advise = self._advise
         host, port, path = _host_port_path(entry.listen)
         try:
             forward = Forward(
