@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -485,6 +486,42 @@ raise SystemExit(main(["forward", "0", "node-1:echo", "--hops", "1", "--network"
     assert process.stdout.readline().startswith(b"ready: ")
     _, err = process.communicate(b"now\n", timeout=20)
     assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "socks --exit node-1 --listen 0 --hops 1 --network {net}",
+        "forward 0 node-1:echo --hops 1 --network {net}",
+        "node --config {net}/node-0/node.toml",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_one_signal_ends_a_command_that_serves_behind_head(
+    net: Path, command: str, number: signal.Signals
+) -> None:
+    with _start(*command.format(net=net).split()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"ready: ")
+        process.stdout.close()  # as `| head -1` does
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.full
+def test_a_command_that_serves_respects_nohup(net: Path) -> None:
+    arguments = "forward", "0", "node-1:echo", "--hops", "1", "--network", str(net)
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "tunnel", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    port = int(process.stdout.readline().split()[1].rpartition(b":")[2])
+    process.send_signal(signal.SIGHUP)
+    socket.create_connection(("127.0.0.1", port)).close()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 0  # not SIGHUP's
 
 
 _SLOW_IMPORT = """\

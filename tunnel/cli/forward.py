@@ -13,7 +13,7 @@ from tunnel.cli.client import Client, add_hops, add_source, proxies_text
 from tunnel.cli.nodes import allow_open_files
 from tunnel.cli.options import command
 from tunnel.cli.pipe import add_key, destination
-from tunnel.cli.terminal import say, say_json
+from tunnel.cli.terminal import going_on, say, say_json
 from tunnel.config.kinds import HostPort, ListenPlace
 from tunnel.config.repeated import ForwardEntry
 from tunnel.errors import ConfigError, QueryFailed, SubStreamReset
@@ -190,12 +190,13 @@ def _place(text: str) -> EntrancePlace:
 def _say_ready(address: EntrancePlace, to: str, hops: int, *, at: str | None = None, as_json: bool) -> None:
     """Args: at: the node that listens; None: this machine."""
     place = place_text(address)
-    if as_json:
-        event = {"event": "ready", "listen": place, "to": to, "hops": hops}
-        say_json(True, event if at is None else event | {"at": at})
-        return
-    where = "" if at is None else f" of {at}"
-    say(f"ready: {place}{where} leads to {to}, {proxies_text(hops)}")
+    with going_on():
+        if as_json:
+            event = {"event": "ready", "listen": place, "to": to, "hops": hops}
+            say_json(True, event if at is None else event | {"at": at})
+        else:
+            where = "" if at is None else f" of {at}"
+            say(f"ready: {place}{where} leads to {to}, {proxies_text(hops)}")
 
 
 def _together(services: list[Service[None]]) -> Service[None]:

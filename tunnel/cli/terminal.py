@@ -5,9 +5,9 @@ control characters in them are escaped, so that no name moves the cursor or clea
 the terminal's encoding lacks is replaced (`ascii_fallback`), so that no command fails because of it.
 
 A command that cannot write its result fails: a closed pipe counts as SIGPIPE. A command that serves others
-(`node`, `publish`, `socks`, `up`) goes on without its output (`going_on`). A lost stderr never ends a
-command. Output that is lost goes to /dev/null from then on (`drop_output`): the interpreter would try to
-write what is left in the buffer at its end, and turn the exit status into 120.
+(`node`, `publish`, `socks`, `forward`, `up`) goes on without its output (`going_on`). A lost stderr never
+ends a command. Output that is lost goes to /dev/null from then on (`drop_output`): the interpreter would try
+to write what is left in the buffer at its end, and turn the exit status into 120.
 """
 
 from __future__ import annotations

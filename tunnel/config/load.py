@@ -23,6 +23,7 @@ from tunnel.arguments import (
     did_you_mean,
 )
 from tunnel.config.kinds import Choice, ListOf
+from tunnel.config.misplaced import KEYS, advice_for_key, advice_for_table, advice_for_variable
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
     ENVIRONMENT_PREFIX,
@@ -222,17 +223,18 @@ def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
 
 def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tuple[str, Any]]:
     """(table, key) → (its place in the file, value)."""
-    keys: dict[str, list[str]] = {table: [] for table in TABLES}
-    for setting in SETTINGS:
-        keys[setting.table].append(setting.key)
     given = {}
     for table, entries in tables.items():
         for key in entries if isinstance(entries, dict) else ():
             _check_removed(table, key, f"{source}: [{table}] {key}")
-        if table not in keys:
-            known = [*(f"[{name}]" for name in keys), *(f"[[{name}]]" for name in REPEATED)]
-            hint = did_you_mean(f"[{table}]", known) or f"there are {', '.join(known)}"
-            raise ConfigError(f"{source}: there is no table [{table}]", hint)
+        if table not in TABLES:
+            fault = f"there is no table [{table}]"
+            is_table = isinstance(entries, dict) or (
+                isinstance(entries, list) and any(isinstance(each, dict) for each in entries)
+            )
+            if not is_table:
+                fault = f"{table} = … stands in no table"
+            raise ConfigError(f"{source}: {fault}", advice_for_table(table))
         if isinstance(entries, list) and all(isinstance(each, dict) for each in entries):
             raise ConfigError(f"{source}: [{table}] occurs once", f"write [{table}], not [[{table}]]")
         if not isinstance(entries, dict):
@@ -240,8 +242,10 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
                 f"{source}: {table} = …: expected a table", f"write [{table}] on a separate line"
             )
         for key, value in entries.items():
-            if key not in keys[table]:
-                raise ConfigError(f"{source}: [{table}] has no key {key!r}", _advice(table, key, keys))
+            if key not in KEYS[f"[{table}]"]:
+                raise ConfigError(
+                    f"{source}: [{table}] has no key {key!r}", advice_for_key(f"[{table}]", key, value)
+                )
             given[table, key] = f"{source}: [{table}] {key}", value
     return given
 
@@ -259,12 +263,10 @@ def _entries(table: str, given: Any, folder: Path, source: str) -> tuple[Any, ..
 
 
 def _entry(kind: RepeatedTable, given: Mapping[str, Any], folder: Path, where: str) -> Any:
-    keys = [setting.key for setting in kind.rows]
-    for key in given:
-        if key not in keys:
-            raise ConfigError(
-                f"{where}: there is no key {key!r}", did_you_mean(key, keys) or f"there are {', '.join(keys)}"
-            )
+    table = f"[[{kind.rows[0].table}]]"
+    for key, value in given.items():
+        if key not in KEYS[table]:
+            raise ConfigError(f"{where}: there is no key {key!r}", advice_for_key(table, key, value))
     values = {}
     for setting in kind.rows:
         value = given.get(setting.key, setting.default)
@@ -309,13 +311,6 @@ def _check_removed(table: str, key: str, where: str) -> None:
         raise ConfigError(f"{where} is no longer a setting", f"it is in [{place}] now" if place else built_in)
 
 
-def _advice(table: str, key: str, keys: Mapping[str, list[str]]) -> str:
-    elsewhere = [name for name, names in keys.items() if key in names]
-    if elsewhere:
-        return f"{key} belongs into [{elsewhere[0]}]"
-    return did_you_mean(key, keys[table]) or f"[{table}] has {', '.join(keys[table])}"
-
-
 def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
     variables = {setting.variable: setting for setting in SETTINGS}
     removed = {variable(table, key): (table, key) for table, key in REMOVED}
@@ -327,7 +322,7 @@ def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[st
             _check_removed(*removed[name], f"environment: {name}")
         setting = variables.get(name)
         if setting is None:
-            raise ConfigError(f"environment: there is no setting {name}", did_you_mean(name, variables))
+            raise ConfigError(f"environment: there is no setting {name}", advice_for_variable(name))
         where = f"environment: {name}"
         try:
             given[setting.table, setting.key] = where, setting.kind.read(text)
