@@ -143,7 +143,7 @@ def test_the_lengths_of_a_status() -> None:
 
 def test_the_chunks_of_an_established_tunnel() -> None:
     named = {row["chunk"] for row in _rows(PROTOCOL, "Established tunnels", "chunk")}
-    assert named == {kind.name for kind in ChunkType} - {"STATUS", "CHALLENGE"}
+    assert named == {kind.name for kind in ChunkType} - {"STATUS"}
 
 
 def test_each_length_of_the_profile_table_follows_from_the_geometry() -> None:

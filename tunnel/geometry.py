@@ -13,6 +13,7 @@ Source: docs/protocol.md, "Profiles".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunnel.arguments import did_you_mean, plain_name
@@ -37,9 +38,11 @@ __all__ = [
     "SLOT_BYTES",
     "STREAM",
     "SUITES",
+    "UNPROVEN_BYTES",
     "Geometry",
     "Profile",
     "padme",
+    "unproven_bytes",
 ]
 
 PROTOCOL_VERSION = 1
@@ -52,6 +55,9 @@ MAX_BLOCKS = 8  # ample, and it bounds what Bob must hold before the content
 MAX_BLOCKS_BYTES = 64 * 1024
 MAX_PROFILES = 16
 """Places for profile bytes in a descriptor and in a link's settings: this version has ten profiles."""
+
+UNPROVEN_BYTES = 4 * 1024 * 1024
+"""Bytes of replies or of a tunnel on all links together, on the longest route, that need no receipt."""
 
 _CHUNK_OVERHEAD = 22  # type 1, flags 1, sub-stream 2, length 2, tag 16
 _STATUS_FIXED = 256  # MAC 32, code 2, length 2, text 220
@@ -216,6 +222,18 @@ class Profile:
 
 ALL_PROFILES = tuple(Profile(geometry, suite) for suite in SUITES for geometry in GEOMETRIES.values())
 """All ten profiles of this version."""
+
+
+def unproven_bytes(geometries: Sequence[Geometry]) -> int:
+    """Bytes of chunks that Bob sends before the first receipt: F of docs/protocol.md, "Receipts".
+
+    Args:
+        geometries: of all replies that share the limit.
+    """
+    longest = max(geometry.slots for geometry in geometries)
+    # A challenge costs a chunk, and another one is not full because of it.
+    spare = 2 * max(geometry.chunk_bytes for geometry in geometries)
+    return max(1, UNPROVEN_BYTES // longest - spare)
 
 
 def padme(count: int) -> int:

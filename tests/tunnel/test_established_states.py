@@ -96,13 +96,15 @@ def data_for(kind: ChunkType, hand: RawEnd) -> tuple[bytes, int]:
             return ECHO.pack(), first_id(hand)
         case ChunkType.CLOSE:
             return pack_close(None), 0
+        case ChunkType.CHALLENGE:
+            return b"challenge or not", 0
         case _:
             return b"", 0
 
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("state", TunnelState)
-@pytest.mark.parametrize("kind", [*ChunkType, 0, 11, 255])
+@pytest.mark.parametrize("kind", [*ChunkType, 0, 12, 255])
 def test_every_type_in_every_state_of_the_tunnel(end: End, state: TunnelState, kind: int) -> None:
     hand = tunnel_in(state, end)
     if hand is None:
@@ -121,6 +123,8 @@ def test_every_type_in_every_state_of_the_tunnel(end: End, state: TunnelState, k
         hand.other.outgoing.flush()
         hand.take_all()
         data = pack_credit([(0, 3)])
+    elif kind == ChunkType.CHALLENGE and end is End.ALICE and state is TunnelState.RUNNING:
+        data = hand.other.proofs.take(1)  # a receipt answers Bob's challenge
     error = hand.refused(kind, data, sub_stream=sub_stream)
     legal = kind in list(ChunkType) and ChunkType(kind) in TUNNEL_TABLE[state]
     assert (error is None) == legal

@@ -71,7 +71,7 @@ _CONTENT = (
 TUNNEL_TABLE: dict[TunnelState, frozenset[ChunkType]] = {
     TunnelState.AWAIT_HELLO: frozenset({ChunkType.HELLO}),
     TunnelState.EARLY: frozenset({*_CONTENT, ChunkType.REKEY}),
-    TunnelState.RUNNING: frozenset({*_CONTENT, ChunkType.REKEY}),
+    TunnelState.RUNNING: frozenset({*_CONTENT, ChunkType.REKEY, ChunkType.CHALLENGE}),
     TunnelState.ENDED: frozenset(),
 }
 

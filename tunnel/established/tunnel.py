@@ -6,8 +6,9 @@ sub-streams. Nothing here waits, and memory is bounded: the window bounds each s
 bounds the number of streams.
 
 Order of sending: HELLO; Alice's first REKEY; a REKEY that is due; the chunks of the stream table (see
-`tunnel.established.stream_table`); a requested PAD; at the end padding and LAST. A probe, and the answer to
-one (see `tunnel.established.silence`), precede the chunks of the table.
+`tunnel.established.stream_table`); a requested PAD; at the end padding and LAST. Challenges and receipts (see
+`tunnel.established.receipts`), and then a probe or the answer to one (see `tunnel.established.silence`),
+precede the chunks of the table. Bob sends nothing but the padding at the end while he waits for a receipt.
 
 An error from `received` ends the tunnel: every stream raises it from then on, and the node resets the link
 stream with its code. Bytes read before are authentic.
@@ -53,11 +54,12 @@ from tunnel.established.layouts import (
     unpack_credit,
     unpack_open,
 )
+from tunnel.established.receipts import AliceReceipts, BobChallenges, Proofs
 from tunnel.established.silence import Silence
 from tunnel.established.stream_table import SubStreamTable
 from tunnel.established.streams import IncomingMessages, MessageWriter, N, SubStream
 from tunnel.geometry import Geometry, padme
-from tunnel.onion.message import CHUNK_HEAD, CHUNK_TAG_BYTES, ChunkType
+from tunnel.onion.message import CHALLENGE_BYTES, CHUNK_HEAD, CHUNK_TAG_BYTES, ChunkType
 
 __all__ = ["EstablishedTunnel"]
 
@@ -108,8 +110,10 @@ class EstablishedTunnel(Generic[N]):
         self._sealer, self._opener = self.keys.sealer, self.keys.opener
         self._sending = self._receiving = TunnelState.AWAIT_HELLO
         self._key_since_s: float | None = None
+        self._is_held = False  # this end waits for a receipt
         self._made_s: float | None = None  # when the chunk was made that the node still sends
 
+        self.proofs: Proofs = AliceReceipts() if self._is_alice else BobChallenges(geometry, random_bytes)
         self.sendable = make_notifier()
         self.silence = Silence(self._limits.silent_s, stirred=make_notifier(), on_due=self.sendable.set)
         self.table: SubStreamTable[N] = SubStreamTable(
@@ -252,7 +256,7 @@ class EstablishedTunnel(Generic[N]):
             now_s,
             made_s=self._made_s,
             waits=self.table.waits,
-            can_probe=is_sending and not self._is_closing(),
+            can_probe=is_sending and not self._is_held and not self._is_closing(),
             expects=expects,
         )
         if dead is not None:
@@ -373,13 +377,16 @@ class EstablishedTunnel(Generic[N]):
         if self._receiving is TunnelState.AWAIT_HELLO and not self._limits.early:
             return False
         closing, silence = self._is_closing(), self.silence
-        if not (closing or self._pad_wanted or self.table.is_due or silence.is_due):
+        is_due = self._pad_wanted or self.table.is_due or silence.is_due or self.proofs.is_owed
+        if not (closing or is_due) or self._is_held_back(closing):
             return False
         self._pad_wanted = False  # any chunk keeps the tunnel alive
         if self._key_is_old(now_s):
             self._seal(out, ChunkType.REKEY)
             self._sealer.step()
             self._key_since_s = now_s
+        elif not closing and self.proofs.is_due(self._sealer.chunks, self._opener.chunks):
+            self._seal(out, ChunkType.CHALLENGE, self.proofs.take(self._sealer.chunks))
         elif silence.is_due and not closing:
             self._seal(out, ChunkType.PAD, silence.take().pack())
         elif self.table.is_due:
@@ -394,6 +401,12 @@ class EstablishedTunnel(Generic[N]):
             if is_last:
                 self._sending = TunnelState.ENDED
         return True
+
+    def _is_held_back(self, closing: bool) -> bool:
+        """Nothing may be sent before a receipt. The padding at the end needs none."""
+        sent, received = self._sealer.chunks, self._opener.chunks
+        self._is_held = not closing and self.proofs.is_held(sent, received)
+        return self._is_held
 
     def _is_closing(self) -> bool:
         """Only padding follows: the tunnel is given up, or both ends have closed and no stream is open."""
@@ -433,7 +446,16 @@ class EstablishedTunnel(Generic[N]):
             self._receive_pad(Pad.unpack(bytes(chunk.data)))
         else:
             self.silence.heard()
-            self._receive_content(chunk)
+            if kind is ChunkType.CHALLENGE:
+                self._receive_challenge(chunk)
+            else:
+                self._receive_content(chunk)
+        if self._is_held or self.proofs.is_owed:
+            self.sendable.set()
+
+    def _receive_challenge(self, chunk: Chunk) -> None:
+        self._check_bare(chunk, length=CHALLENGE_BYTES)
+        self.proofs.arrived(bytes(chunk.data))
 
     def _receive_pad(self, pad: Pad) -> None:
         if pad is not Pad.NOTHING:

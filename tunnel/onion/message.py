@@ -61,7 +61,7 @@ _EMPTY_HEAD = MessageHead()
 class ChunkType(IntEnum):
     """Type of a chunk.
 
-    One-shot messages use the first three and CHALLENGE, established tunnels all but STATUS and CHALLENGE.
+    One-shot messages use the first three and CHALLENGE, established tunnels all but STATUS.
     """
 
     MSG = 1

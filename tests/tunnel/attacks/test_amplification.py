@@ -22,8 +22,7 @@ from reactor import Service
 from readwrite_comp import WideBlockW
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import InnerService, Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
-from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, STREAM
-from tunnel.node.answer.receipts import UNPROVEN_BYTES
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, STREAM, UNPROVEN_BYTES
 from tunnel.node.query.frame_io import send_whole, start_frame
 from tunnel.onion.header import Command, Slot, build_header, draw_expiry
 from tunnel.onion.header_builder import OutgoingFrame

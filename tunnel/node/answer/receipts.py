@@ -22,15 +22,12 @@ from typing import Protocol
 
 from reactor import Service, Signal
 from tunnel.errors import ErrorCode, MalformedMessage, PeerError
-from tunnel.geometry import Geometry
+from tunnel.geometry import Geometry, unproven_bytes
 from tunnel.node.query.frame_io import FrameReader, FrameWriter
 from tunnel.node.waits import Counted
 from tunnel.onion.message import CHALLENGE_BYTES
 
-__all__ = ["UNPROVEN_BYTES", "BackwardReceipts", "Receipts", "SentReceipts"]
-
-UNPROVEN_BYTES = 4 * 1024 * 1024
-"""Bytes of the replies to one query on all links together, on the longest route, that need no receipt."""
+__all__ = ["BackwardReceipts", "Receipts", "SentReceipts"]
 
 
 class Receipts:
@@ -43,10 +40,7 @@ class Receipts:
 
     def __init__(self, geometries: Sequence[Geometry], query: Counted) -> None:
         self._query = query
-        longest = max(geometry.slots for geometry in geometries)
-        # A challenge costs a chunk, and another one is not full because of it.
-        spare = 2 * max(geometry.chunk_bytes for geometry in geometries)
-        self._free_bytes = max(1, UNPROVEN_BYTES // longest - spare)
+        self._free_bytes = unproven_bytes(geometries)
         self._proven_bytes = 0  # of all replies
         self._earlier_bytes = 0  # sent in earlier replies and not proven
         self._current: _Proof | None = None
