@@ -318,7 +318,7 @@ def test_a_node_that_does_not_list_its_files_takes_a_folder(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("folder").mkdir()
-    drop_box = Files(served.folder, FilesSettings(may_list=False, may_get=False))
+    drop_box = Files(served.folder, FilesSettings(read=[], list=[]))
     monkeypatch.setattr(served.service, "files", drop_box)
     assert served.send("folder") == 0
     assert os.listdir(served.folder) == ["folder.tar"]
@@ -468,8 +468,8 @@ def test_ctrl_c_before_a_resumed_get_moves_anything_names_what_is_kept(
         (["send", "here", "ID", "--name", "taken"], "ID already has another taken (EXISTS)", "--name"),
         (["get", "ID", "none"], "ID has no file none (NOT_FOUND)", "without NAME, mtun get lists its files"),
         (["send", "here", "ID", "--name", "big"], "ID has no room for big (FULL)", "quota_bytes"),
-        (["get", "ID", "taken"], "ID does not allow others to fetch files (DENIED)", "may_get"),
-        (["get", "ID"], "ID does not allow others to list files (DENIED)", "may_list"),
+        (["get", "ID", "taken"], "ID does not allow this client to fetch files (DENIED)", "--key FILE"),
+        (["get", "ID"], "ID does not allow this client to list files (DENIED)", "--key FILE"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -485,7 +485,7 @@ def test_a_refusal_is_in_the_words_of_the_command(
     Path("here").write_bytes(b"x" * 100)
     limits: dict[str, Any] = {"file_bytes": 10} if "FULL" in text else {}
     if "DENIED" in text:
-        limits = {"may_get": False, "may_list": False}
+        limits = {"read": [], "list": []}
     limited = Files(served.folder, FilesSettings(**limits))
     monkeypatch.setattr(served.service, "files", limited)
     given = [served.id if argument == "ID" else argument for argument in arguments]

@@ -6,7 +6,7 @@ import ipaddress
 import re
 import socket
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import Reactor
+from tests.tunnel.helpers import OPENSSL
 from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
 from tunnel.config.kinds import write_toml
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, SocksEntry, reference
@@ -23,6 +24,7 @@ from tunnel.errors import ConfigError
 from tunnel.established import Target, TargetKind, TunnelLimits
 from tunnel.front.socks_server import Isolation
 from tunnel.geometry import Profile
+from tunnel.identity.client_key import ClientKey
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.handshake import PaddingMode
@@ -214,7 +216,7 @@ def test_values_of_each_kind() -> None:
         [limits]
         sub_streams = 4
         [files]
-        may_put = false
+        may_replace = true
     """)
     assert (config.state, config.keys) == (Path("/var/s"), Path("/x/k"))
     assert config.listen == Address("::1", 4000)
@@ -229,7 +231,33 @@ def test_values_of_each_kind() -> None:
         padding=PaddingMode.CONSTANT,
         tunnel=TunnelLimits(sub_streams=4),
     )
-    assert config.files_settings == FilesSettings(may_put=False)
+    assert config.files_settings == FilesSettings(may_replace=True)
+
+
+def test_the_rights_to_files(tmp_path: Path) -> None:
+    key, own = "ab" * 32, FilesSettings(quota_bytes=7)
+    config = make(f"[files]\nread = ['secret', '{key}']\nwrite = []\nsecret_file = 's'\nquota_bytes = 7\n")
+    rights = config.files_rights
+    assert rights.secret_file == Path("/x/s")
+    secret = tmp_path / "s"
+    secret.write_text("a secret of many words\n")
+    secret.chmod(0o600)
+    found = replace(rights, secret_file=secret).apply(config.files_settings, OPENSSL)
+    shared = ClientKey.of_secret("a secret of many words").public(OPENSSL)
+    assert found == replace(own, read={bytes.fromhex(key), shared}, write=[])
+    assert found.list is None, "the default is everybody"
+    # The environment: a list with commas; MTUN_SECRET is for commands.
+    config = make(MTUN_FILES_LIST=f"{key}, {key}", MTUN_FILES_WRITE="", MTUN_SECRET="x")
+    found = config.files_rights.apply(own, OPENSSL)
+    assert found == replace(own, list=[bytes.fromhex(key)], write=[])
+    assert make().files_rights.apply(own, OPENSSL) == own
+
+
+def test_the_secret_of_the_files_is_not_among_them() -> None:
+    text = (
+        "[service]\nnames = ['files']\n[files]\nread = ['secret']\nfolder = 'f'\nsecret_file = 'f/secret'\n"
+    )
+    assert "the node keeps its own files there" in str(refused(text))
 
 
 def test_the_rules_of_an_exit() -> None:
@@ -310,7 +338,15 @@ def test_a_wrong_rule_of_an_exit_is_named(rules: str, words: str) -> None:
         ("[timeouts]\nidle_s = nan\n", "a number of seconds, 0.001 to", ""),
         ("[timeouts]\nidle_s = '1'\n", "[timeouts] idle_s = '1'", ""),
         ("[limits]\nbuffer_bytes = 1\n", "a whole number of bytes, 1,048,576 to", ""),
-        ("[files]\nmay_get = 1\n", "expected true or false", ""),
+        ("[files]\nmay_replace = 1\n", "expected true or false", ""),
+        ("[files]\nread = 'everybody'\n", '["everybody"], or a list of at most 1024', ""),
+        ("[files]\nread = ['everybody', 'secret']\n", '["everybody"], or a list', ""),
+        ("[files]\nlist = ['secrets']\n", 'each "secret" or 64 hex digits', ""),
+        ("[files]\nwrite = ['abcd']\n", "64 hex digits, the public key of a client", ""),
+        ("[files]\nlist = [1]\n", "[files] list = [1]: expected", ""),
+        ("[files]\nlist = ['secret']\n", "secret_file is not given", "mode 0600"),
+        ("[files]\nsecret_file = 's'\n", "no right needs it", 'read = ["secret"]'),
+        ("[files]\nmay_put = false\n", "[files] may_put is no longer a setting", "write = []"),
         ("[links]\nlink_tick_s = 2\n", "[links] link_tick_s is no longer a setting", "is built in"),
         ("[padding]\npadding_units = 2\n", "[padding] padding_units is no longer a setting", "is built in"),
         ("[tunnels]\nearly = true\n", "[tunnels] early is no longer a setting", "is built in"),
@@ -353,7 +389,9 @@ def test_the_environment_overrides_the_file() -> None:
         ("MTUN_NODE_RULES", "x", "no setting MTUN_NODE_RULES", "did you mean MTUN_EXIT_RULES?"),
         ("MTUN_SOCKS_EXIT", "x", "no setting MTUN_SOCKS_EXIT", "[[socks]] can only stand in the"),
         ("MTUN_LINKS_LINKS", "many", "environment: MTUN_LINKS_LINKS = 'many': expected a whole number", ""),
-        ("MTUN_FILES_MAY_GET", "maybe", "expected true or false", ""),
+        ("MTUN_FILES_MAY_REPLACE", "maybe", "expected true or false", ""),
+        ("MTUN_FILES_READ", "nobody", "64 hex digits", ""),
+        ("MTUN_FILES_MAY_GET", "true", "MTUN_FILES_MAY_GET is no longer a setting", 'read = ["everybody"]'),
         (
             "MTUN_LINKS_LINK_TICK_S",
             "5",

@@ -477,7 +477,7 @@ def test_quota_counts_parts_and_makes_room_for_files(net: LocalNetwork, folder: 
 
 def test_operations_that_are_not_offered(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
-    settings = FilesSettings(may_put=False, may_get=False, may_list=False)
+    settings = FilesSettings(read=[], write=[], list=[])
     with LocalNetwork(peers=3, service=Files(tmp_path, settings)) as net:
         bob = net[2].id
         for future in (

@@ -16,7 +16,7 @@ from tunnel.client.clients import ThreadTunnel
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import BadArgument, ErrorCode, KeyFileError, StateError, SubStreamReset, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
-from tunnel.identity.client_key import ClientKey, check_proof
+from tunnel.identity.client_key import Claim, ClientKey
 from tunnel.services import Published, Services, StreamService
 
 ENGINE = tunnel_engine()
@@ -101,17 +101,19 @@ def test_a_service_with_an_empty_list_is_for_nobody(tunnel: ThreadTunnel) -> Non
 def test_a_proof_is_for_one_tunnel_and_one_target() -> None:
     binding, target, clients = bytes(32), b"target", {FRIEND.public(ENGINE)}
     proof = FRIEND.proof(ENGINE, binding, target)
-    check_proof(ENGINE, clients, proof, binding, target)
+    Claim(binding, target, proof).check(ENGINE, clients)
     changed = proof[:-1] + bytes([proof[-1] ^ 1])
     for wrong in (
-        (proof, bytes([1]) + binding[1:], target),
-        (proof, binding, b"other"),
-        (changed, binding, target),
-        (b"", binding, target),
-        (STRANGER.public(ENGINE) + proof[32:], binding, target),
+        Claim(bytes([1]) + binding[1:], target, proof),
+        Claim(binding, b"other", proof),
+        Claim(binding, target, changed),
+        Claim(binding, target, b""),
+        Claim(binding, target, STRANGER.public(ENGINE) + proof[32:]),
+        # Of a query that has no binding: the same signature would be good for all of them.
+        Claim(b"", target, FRIEND.proof(ENGINE, b"", target)),
     ):
         with pytest.raises(TargetNotAllowed):
-            check_proof(ENGINE, clients, *wrong)
+            wrong.check(ENGINE, clients)
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,14 @@ def test_a_real_ctrl_c_leaves_user_code_in_the_main_thread() -> None:
             BadArgument,
             "quota_bytes: expected 0 to 1099511627776, got -1",
         ),
-        (lambda: FilesSettings(may_put="no"), TypeError, "may_put: expected True or False, got 'no'"),  # type: ignore[arg-type]
+        (
+            lambda: FilesSettings(may_replace="no"),  # type: ignore[arg-type]
+            TypeError,
+            "may_replace: expected True or False, got 'no'",
+        ),
+        (lambda: FilesSettings(read=[bytes(31)]), BadArgument, "read: expected 32 bytes, got 31"),
+        (lambda: FilesSettings(write=bytes(32)), TypeError, "write: "),  # type: ignore[arg-type]
+        (lambda: FilesSettings(list="everybody"), TypeError, "list: "),  # type: ignore[arg-type]
     ],
 )
 def test_settings_of_services_are_checked(

@@ -22,12 +22,15 @@ from reactor.core.timers import FakeClock
 from tests.support.network import PATIENCE_S
 from tests.tunnel.helpers import settle
 from tunnel.errors import ErrorCode, PeerError, TableFull
+from tunnel.identity.client_key import Claim
 from tunnel.services import BlockingQuery, BlockingReply, BlockingService
 from tunnel.services.blocking import BlockingFunction
 
 
 class FakeQuery:
     """A query whose content the test sends."""
+
+    claim = Claim()
 
     def __init__(self) -> None:
         self.pieces: Channel[bytes] = Channel(8)

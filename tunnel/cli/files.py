@@ -25,12 +25,15 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.folders import pack_folder, unpack_archive, unreadable_entries
-from tunnel.cli.options import MAX_RETRIES, command, count, filled, readable_file
+from tunnel.cli.options import MAX_RETRIES, command, count, filled, filled_path, readable_file
 from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, printable, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_endpoints import keep_as_part, resumable_bytes
+from tunnel.config.settings import SECRET_VARIABLE
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.disk import naming, rename_new
-from tunnel.errors import ConfigError, FilesError, LocalTunnelError
+from tunnel.errors import BadArgument, ConfigError, FilesError, LocalTunnelError
+from tunnel.identity.client_key import ClientKey
 from tunnel.services import FileStatus, service_prefix
 from tunnel.services.file_requests import FileRequest, Operation
 from tunnel.services.names import checked_file_name
@@ -55,13 +58,10 @@ _REFUSALS = {
         "{node} is receiving the same content, or too many uploads",
         "repeat the command later",
     ),
-    FileStatus.DENIED: (
-        "{node} does not allow others to {verb} files",
-        "its owner can change [files] may_get, may_put and may_list",
-    ),
+    FileStatus.DENIED: ("{node} does not allow this client to {verb} files", ""),
     FileStatus.DISK: ("the disk of {node} has failed", "its log has the reason"),
 }
-"""Text and hint for each refusal of a files service."""
+"""Text and hint for each refusal of a files service; `_denied_hint` has that of DENIED."""
 _STREAM = "-"
 _LAST_NAME = "\U0003134a"  # a letter behind those of most names: the list after it is short
 _COPY_BYTES = 1 << 20
@@ -108,6 +108,19 @@ def add_parser(commands: Any) -> None:
     getter.add_argument("--replace", action="store_true", help="replace an existing file")
     getter.add_argument("--extract", action="store_true", help="unpack a tar archive to a new folder")
     for parser in (sender, getter):
+        who = parser.add_mutually_exclusive_group()
+        who.add_argument(
+            "--key",
+            type=filled_path,
+            metavar="FILE",
+            help="a client key of `mtun keygen --client`, if the node serves listed clients only",
+        )
+        who.add_argument(
+            "--secret-file",
+            type=filled_path,
+            metavar="FILE",
+            help=f"a file with the secret of its files service (default: the variable {SECRET_VARIABLE})",
+        )
         parser.add_argument(
             "--retries",
             type=count(0, 100),
@@ -118,9 +131,28 @@ def add_parser(commands: Any) -> None:
         add_client_options(parser, timeout_s=86_400.0)
 
 
+def _client_key(options: argparse.Namespace) -> ClientKey | None:
+    """What proves that this client may use the files service. Other users can see a command line.
+
+    Raises:
+        KeyFileError, StateError: as `ClientKey.load`. ConfigError: the variable has no secret.
+    """
+    if options.key is not None:
+        return ClientKey.load(options.key)
+    if options.secret_file is not None:
+        return ClientKey.load_secret(options.secret_file)
+    secret = os.environ.get(SECRET_VARIABLE)
+    if not secret:
+        return None
+    try:
+        return ClientKey.of_secret(secret.strip())
+    except BadArgument as error:
+        raise ConfigError(f"environment: {SECRET_VARIABLE}: {error}", "it is the secret itself") from error
+
+
 def run_send(options: argparse.Namespace) -> int:
     """Send a file. Returns the exit status."""
-    limit = _TimeLimit(options.timeout)
+    limit, client_key = _TimeLimit(options.timeout), _client_key(options)
     write, name = _source(options, limit)
     with contextlib.ExitStack() as stack:
         # Closed after the client, whose threads may still read it.
@@ -134,7 +166,7 @@ def run_send(options: argparse.Namespace) -> int:
         if write is not None and spool is not None:
             _check_answers(client, destination, hops, options.retries, limit)
             source = _filled(spool, write, limit)
-        stack.enter_context(_in_words(client.names.name(destination), "store", name))
+        stack.enter_context(_in_words(options, client.names.name(destination), "store", name))
         stored: Stored = _run(
             options,
             lambda progress: put(
@@ -144,6 +176,7 @@ def run_send(options: argparse.Namespace) -> int:
                 name,
                 progress=progress,
                 service=_SERVICE,
+                client_key=client_key,
                 retries=options.retries,
                 hops=hops,
             ),
@@ -313,13 +346,27 @@ class _Refused(FilesError):
 
 
 @contextlib.contextmanager
-def _in_words(node: str, verb: str, name: str) -> Iterator[None]:
+def _in_words(options: argparse.Namespace, node: str, verb: str, name: str) -> Iterator[None]:
     """Translate a refusal of the files service into the terms of the user's command."""
     try:
         yield
     except FilesError as error:
         text, hint = _REFUSALS[FileStatus(error.status)]
+        if error.status is FileStatus.DENIED:
+            hint = _denied_hint(options)
         raise _Refused(text.format(node=node, verb=verb, name=name), error.status, hint) from error
+
+
+def _denied_hint(options: argparse.Namespace) -> str:
+    if options.key is not None:
+        public = ClientKey.load(options.key).public(tunnel_engine()).hex()
+        return f"ask its owner to list your public key in [files] read, write or list: {public}"
+    if options.secret_file is not None or os.environ.get(SECRET_VARIABLE):
+        return "its owner has another secret, or no secret for this"
+    return (
+        "if its owner allows it to listed clients, or with a secret: give --key FILE, --secret-file FILE or "
+        f"the variable {SECRET_VARIABLE}"
+    )
 
 
 def _checked_name(name: str) -> str:
@@ -331,13 +378,14 @@ def _checked_name(name: str) -> str:
 
 def run_get(options: argparse.Namespace) -> int:
     """Fetch a file, or list the files. Returns the exit status."""
+    client_key = _client_key(options)
     if options.name is None:
-        return _list(options)
+        return _list(options, client_key)
     target, path = _target(options)
     with _resumable(lambda _: _left(path)) as moving, Client(options) as client:
         destination, hops = _destination(client, options, options.name), client.hops()
         with (
-            _in_words(client.names.name(destination), "fetch", options.name),
+            _in_words(options, client.names.name(destination), "fetch", options.name),
             naming(Path(STDOUT_NAME)) if path is None else contextlib.nullcontext(),
         ):
             fetched: Fetched = _run(
@@ -350,6 +398,7 @@ def run_get(options: argparse.Namespace) -> int:
                     progress=progress,
                     replace=options.replace or options.extract,
                     service=_SERVICE,
+                    client_key=client_key,
                     retries=options.retries,
                     hops=hops,
                 ),
@@ -362,16 +411,23 @@ def run_get(options: argparse.Namespace) -> int:
     return 0
 
 
-def _list(options: argparse.Namespace) -> int:
+def _list(options: argparse.Namespace, client_key: ClientKey | None) -> int:
     if options.output is not None or options.extract or options.replace:
         raise ConfigError(
             "--output, --replace and --extract need a NAME", "without NAME, get lists the files"
         )
     with Client(options) as client:
         destination, hops = _destination(client, options, None), client.hops()
-        listing = list_files(client.node, destination, service=_SERVICE, retries=options.retries, hops=hops)
+        listing = list_files(
+            client.node,
+            destination,
+            service=_SERVICE,
+            client_key=client_key,
+            retries=options.retries,
+            hops=hops,
+        )
         name = client.names.name(destination)
-        with _in_words(name, "list", ""):
+        with _in_words(options, name, "list", ""):
             entries = wait(listing, options.timeout)
     if options.json:
         listed = [{"name": entry.name, "size": entry.size} for entry in entries]

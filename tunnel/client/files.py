@@ -40,7 +40,9 @@ from tunnel.errors import (
     NodeStopped,
     QueryFailed,
 )
+from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.attempts import submit
+from tunnel.node.query.contents import Prefixed
 from tunnel.node.query.incoming_replies import IncomingReply, report_progress
 from tunnel.node.query.request import MAX_RETRIES, RouteOptions
 from tunnel.services.base import PieceReader, service_prefix
@@ -107,6 +109,7 @@ class FilesClient:
     Args:
         destination: the node's id.
         service: name of the files service, if the node offers several services (`tunnel.services.Services`).
+        client_key: for a service that lists its clients; it learns which of them this is. Needs `service`.
         retries: attempts after the first, each over another route. A refusal by the destination is final.
         options: of each query; `timeout_s` limits each attempt.
     Raises, from each method: FilesError: the other end refused; `status` is the reason. QueryFailed: the last
@@ -120,9 +123,17 @@ class FilesClient:
         destination: bytes,
         *,
         service: str | None = None,
+        client_key: ClientKey | None = None,
         retries: int = 3,
         **options: Unpack[RouteOptions],
     ) -> None:
+        if client_key is not None and not isinstance(client_key, ClientKey):
+            raise TypeError(f"client_key: expected a ClientKey, got {type(client_key).__name__}")
+        if client_key is not None and service is None:
+            raise LocalTunnelError(
+                "client_key: only a service with a name takes one", 'give its name, as in service="files"'
+            )
+        self._client_key = client_key
         self._node = asking(node)
         self._destination = destination
         self._prefix = b"" if service is None else service_prefix(service)
@@ -250,7 +261,7 @@ class FilesClient:
         self, request: FileRequest, more: Callable[[], Service[bytes]] | None = None
     ) -> Service[IncomingReply]:
         """Begin a query with a request, and the content that follows it."""
-        first = self._prefix + request.pack()
+        first = request.pack()
 
         def content() -> Service[bytes]:
             nonlocal first
@@ -263,7 +274,8 @@ class FilesClient:
         carries = request.operation is Operation.GET or request.size >= BATCH_BYTES
         if carries:
             options = {"purpose": "bulk", **options}
-        return (yield from self._node.ask(self._node.call(self._destination, content, **options)))
+        named = Prefixed(self._prefix, content, self._client_key)
+        return (yield from self._node.ask(self._node.call(self._destination, named, **options)))
 
     def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[PieceReader, FileReply]]:
         """Read the head of a reply. Raises FilesError: the service refused the request."""
@@ -395,11 +407,14 @@ def put(
     *,
     progress: FileProgress | None = None,
     service: str | None = None,
+    client_key: ClientKey | None = None,
     retries: int = 3,
     **options: Unpack[RouteOptions],
 ) -> Future[Stored]:
     """Store a file at the node `destination`, from any thread. See `FilesClient`, also for errors."""
-    client = FilesClient(node, destination, service=service, retries=retries, **options)
+    client = FilesClient(
+        node, destination, service=service, client_key=client_key, retries=retries, **options
+    )
     return submit(node.reactor, client.put(source, name, progress=progress), "files put")
 
 
@@ -413,11 +428,14 @@ def get(
     replace: bool = False,
     limit_bytes: int = MOST_BYTES,
     service: str | None = None,
+    client_key: ClientKey | None = None,
     retries: int = 3,
     **options: Unpack[RouteOptions],
 ) -> Future[Fetched]:
     """Fetch a file from the node `destination`, from any thread. See `FilesClient`, also for errors."""
-    client = FilesClient(node, destination, service=service, retries=retries, **options)
+    client = FilesClient(
+        node, destination, service=service, client_key=client_key, retries=retries, **options
+    )
     getting = client.get(name, target, progress=progress, replace=replace, limit_bytes=limit_bytes)
     return submit(node.reactor, getting, "files get")
 
@@ -427,11 +445,14 @@ def list_files(
     destination: bytes,
     *,
     service: str | None = None,
+    client_key: ClientKey | None = None,
     retries: int = 3,
     **options: Unpack[RouteOptions],
 ) -> Future[list[FileEntry]]:
     """List the files of the node `destination`, from any thread. See `FilesClient`, also for errors."""
-    client = FilesClient(node, destination, service=service, retries=retries, **options)
+    client = FilesClient(
+        node, destination, service=service, client_key=client_key, retries=retries, **options
+    )
     return submit(node.reactor, client.list_files(), "files list")
 
 

@@ -32,6 +32,8 @@ __all__ = [
     "Destination",
     "ExitRuleText",
     "FilePath",
+    "FilesClients",
+    "FilesRight",
     "HostPort",
     "Integer",
     "ListOf",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _NONE = "none"
+_EVERYBODY, _SECRET = "everybody", "secret"
 _LOCALHOST = "127.0.0.1"
 
 
@@ -350,6 +353,39 @@ class ClientKeyId(_AsWritten):
 
     def check(self, value: Any) -> bytes:
         return _id_of(value, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesRight:
+    """Who may do one thing with the files service."""
+
+    most: int
+
+    @property
+    def expected(self) -> str:
+        return (
+            f'["everybody"], or a list of at most {self.most}, each "secret" or {ClientKeyId.expected}; '
+            "[]: nobody"
+        )
+
+    def check(self, value: Any) -> FilesClients:
+        if value == [_EVERYBODY]:
+            return FilesClients(None)
+        if not isinstance(value, list) or len(value) > self.most:
+            raise ValueError
+        keys = frozenset(ClientKeyId().check(each) for each in value if each != _SECRET)
+        return FilesClients(keys, _SECRET in value)
+
+    def read(self, text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class FilesClients:
+    """The clients of a `FilesRight`. Attributes: keys: public; None: everybody. with_secret: who knows it."""
+
+    keys: frozenset[bytes] | None
+    with_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,31 +22,60 @@ from tunnel.arguments import (
     checked_seconds,
     did_you_mean,
 )
-from tunnel.config.kinds import Choice, ListOf
+from tunnel.config.kinds import Choice, FilesClients, ListOf
 from tunnel.config.misplaced import KEYS, advice_for_key, advice_for_table, advice_for_variable
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
     ENVIRONMENT_PREFIX,
     REMOVED,
+    REPLACED,
     REQUIRED,
+    SECRET_VARIABLE,
     SETTINGS,
     TABLES,
     Setting,
     variable,
 )
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.disk import os_error_text, read_regular
 from tunnel.errors import BadArgument, ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
+from tunnel.identity.client_key import ClientKey
 from tunnel.identity.descriptor import Address
 from tunnel.node import Limits, address_rules
 from tunnel.routing.addresses import IpRange, unmapped
 from tunnel.services import ExitSettings, FilesSettings
 
-__all__ = ["NodeConfig", "load_config", "make_config", "with_published"]
+__all__ = ["FilesRights", "NodeConfig", "load_config", "make_config", "with_published"]
 
 _NO_KEYS = "none"  # of a client
 _MOST_FILE_BYTES = 1 << 20  # anything larger is another kind of file
+
+
+@dataclass(frozen=True, slots=True)
+class FilesRights:
+    """Who may use the files service. Attributes: secret_file: absolute path; None: no right names it."""
+
+    read: FilesClients
+    write: FilesClients
+    list: FilesClients
+    secret_file: Path | None
+
+    def apply(self, settings: FilesSettings, engine: TunnelEngine) -> FilesSettings:
+        """The settings with the public keys of all clients. Reads the secret.
+
+        Raises:
+            KeyFileError, StateError: as `ClientKey.load_secret`.
+        """
+        known = frozenset[bytes]()
+        if self.secret_file is not None:
+            known = frozenset({ClientKey.load_secret(self.secret_file).public(engine)})
+
+        def keys(clients: FilesClients) -> frozenset[bytes] | None:
+            return clients.keys | known if clients.keys is not None and clients.with_secret else clients.keys
+
+        return replace(settings, read=keys(self.read), write=keys(self.write), list=keys(self.list))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +120,7 @@ class NodeConfig:
     stop_s: float
     limits: Limits
     files_settings: FilesSettings
+    files_rights: FilesRights
     exit_settings: ExitSettings
 
     def __post_init__(self) -> None:
@@ -152,6 +182,7 @@ def make_config(
     tables = {name: entries for name, entries in tables.items() if name not in REPEATED}
     given = _known(tables, source) | _overrides(environment)
     values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}, "exit": {}}
+    values["rights"] = {}
     for setting in SETTINGS:
         where, value = given.get((setting.table, setting.key), ("its default", setting.default))
         values[setting.owner][setting.key] = _checked(setting, value, where)
@@ -177,11 +208,30 @@ def make_config(
         forwards=repeated["forward"],
         limits=limits,
         files_settings=FilesSettings(**values["files"]),
+        files_rights=_files_rights(values["rights"], base, source),
         exit_settings=ExitSettings(**values["exit"]),
     )
     _check_address(config, source, is_network_given=("node", "network") in given)
     _check_files_folder(config, folder, source)
     return config
+
+
+def _files_rights(values: dict[str, Any], base: Path, source: str) -> FilesRights:
+    """Raises ConfigError: a right names a secret without a file, or a file protects nothing."""
+    path: Path | None = values["secret_file"]
+    rights = FilesRights(**values | {"secret_file": None if path is None else base / path})
+    uses = any(clients.with_secret for clients in (rights.read, rights.write, rights.list))
+    if uses and path is None:
+        raise ConfigError(
+            f'{source}: [files] a right names "secret", and secret_file is not given',
+            "write the secret to a file with mode 0600, and its path in [files] secret_file",
+        )
+    if path is not None and not uses:
+        raise ConfigError(
+            f"{source}: [files] secret_file is given, and no right needs it",
+            'name it in those that do, as in: read = ["secret"]',
+        )
+    return rights
 
 
 def _check_address(config: NodeConfig, source: str, *, is_network_given: bool) -> None:
@@ -213,7 +263,7 @@ def _check_address(config: NodeConfig, source: str, *, is_network_given: bool) -
 def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
     """The served folder is public and writable: it must hold no secrets and no files that the node reads."""
     own = [folder, config.state, config.keys.parent, *config.files]
-    own += [] if config.publish is None else [config.publish.parent]
+    own += [path.parent for path in (config.publish, config.files_rights.secret_file) if path is not None]
     if "files" in config.names and os.path.realpath(config.folder) in map(os.path.realpath, own):
         raise ConfigError(
             f"{source}: [files] folder = {str(config.folder)!r}: the node keeps its own files there",
@@ -307,7 +357,7 @@ def _check_removed(table: str, key: str, where: str) -> None:
     """Refuse a former setting with a specific text: it is not a typing error with a similar valid name."""
     if (table, key) in REMOVED:
         place = next((setting.table for setting in SETTINGS if setting.key == key), None)
-        built_in = "remove it: one value suits every node, and is built in"
+        built_in = REPLACED.get((table, key), "remove it: one value suits every node, and is built in")
         raise ConfigError(f"{where} is no longer a setting", f"it is in [{place}] now" if place else built_in)
 
 
@@ -316,7 +366,7 @@ def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[st
     removed = {variable(table, key): (table, key) for table, key in REMOVED}
     given = {}
     for name, text in environment.items():
-        if not name.startswith(ENVIRONMENT_PREFIX):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == SECRET_VARIABLE:
             continue
         if name in removed:
             _check_removed(*removed[name], f"environment: {name}")

@@ -20,6 +20,8 @@ from tunnel.config.kinds import (
     Choice,
     ExitRuleText,
     Family,
+    FilePath,
+    FilesRight,
     HostPort,
     Integer,
     ListOf,
@@ -41,7 +43,9 @@ from tunnel.services import ExitSettings, FilesSettings
 __all__ = [
     "ENVIRONMENT_PREFIX",
     "REMOVED",
+    "REPLACED",
     "REQUIRED",
+    "SECRET_VARIABLE",
     "SERVICES",
     "SETTINGS",
     "TABLES",
@@ -51,9 +55,12 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "MTUN_"
+SECRET_VARIABLE = "MTUN_SECRET"
+"""The secret of a command for the files service; no setting."""
 REQUIRED: Final = "–"
 """The default of a key that must be given."""
 _MOST_ADDRESSES = 4  # the capacity of a descriptor
+_MOST_CLIENTS = 1_024
 _MOST_FILES = 64
 _MOST_RANGES = 16
 _MOST_REVERSE = 64
@@ -63,7 +70,7 @@ TABLES = {
     "node": "Identity and addresses of the node.",
     "peers": "Sources of other nodes' descriptors, and publication of this node's.",
     "service": "The services that answer queries at this node. Each query names one.",
-    "files": "The files service: storage and permissions.",
+    "files": "The files service: storage, and who may use it ([services.md](services.md#files)).",
     "exit": "Connections to other hosts, for the users of tunnels to this node. The rules are explained in "
     "[services.md](services.md#exit).",
     "timeouts": "Time limits. The defaults suit links of any ordinary quality.",
@@ -84,7 +91,13 @@ _REMOVED = {
     "limits": "queries",
     "tunnels": "window_chunks sub_streams rekey_chunks rekey_s early",
 }
-REMOVED = frozenset((table, key) for table, keys in _REMOVED.items() for key in keys.split())
+REPLACED = {
+    ("files", "may_get"): 'write read = [] for nobody, read = ["everybody"] for everybody',
+    ("files", "may_put"): 'write write = [] for nobody, write = ["everybody"] for everybody',
+    ("files", "may_list"): 'write list = [] for nobody, list = ["everybody"] for everybody',
+}
+"""What to write in place of former settings."""
+REMOVED = REPLACED.keys() | {(table, key) for table, keys in _REMOVED.items() for key in keys.split()}
 """Former settings, as (table, key): a file that has one gets a specific error."""
 
 
@@ -98,7 +111,8 @@ class Setting:
         default: as TOML represents it.
         meaning: help text for the document.
         unit: of a number; "" if it has none.
-        owner: class of the field: "node" (`NodeConfig`), "limits", "tunnel", "files" or "exit".
+        owner: class of the field: "node" (`NodeConfig`), "limits", "tunnel", "files", "rights"
+            (`FilesRights`) or "exit".
     """
 
     table: str
@@ -119,6 +133,8 @@ def variable(table: str, key: str) -> str:
     """Name of the environment variable of a setting."""
     return f"{ENVIRONMENT_PREFIX}{table}_{key}".upper()
 
+
+_RIGHT = FilesRight(_MOST_CLIENTS)
 
 _OWN = [
     Setting(
@@ -268,7 +284,26 @@ _OWN = [
         Text("a path"),
         "files",
         "The only folder that the service serves; created if missing. With the defaults it is public and "
-        "writable.",
+        "writable: see `read`, `write` and `list`.",
+    ),
+    Setting(
+        "files",
+        "read",
+        _RIGHT,
+        ["everybody"],
+        "Who may fetch files: public keys of clients, from `mtun keygen --client`; `secret`, those who know "
+        "the secret; or everybody in the network.",
+        owner="rights",
+    ),
+    Setting("files", "write", _RIGHT, ["everybody"], "Who may store files.", owner="rights"),
+    Setting("files", "list", _RIGHT, ["everybody"], "Who may list files.", owner="rights"),
+    Setting(
+        "files",
+        "secret_file",
+        FilePath(),
+        "",
+        "A file with one line, mode 0600: a secret of at least 16 bytes, for the rights that name `secret`.",
+        owner="rights",
     ),
     Setting(
         "exit",

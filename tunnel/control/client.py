@@ -77,7 +77,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.state_dir import check_private
 from tunnel.modes import ReplyMode
 from tunnel.node.query.attempts import submit
-from tunnel.node.query.contents import Content, open_content, rewinder
+from tunnel.node.query.contents import Content, Prefixed, open_content, rewinder
 from tunnel.node.query.incoming_replies import (
     IncomingReply,
     PendingQuery,
@@ -207,7 +207,12 @@ class ControlClient(EnteredOnce):
         if request.rng is not None:
             raise LocalTunnelError("a running node draws its routes itself: remove `rng`")
         hops, route, reply_route = request.hops, options.get("route"), options.get("reply_route")
-        whole = request.content if isinstance(request.content, bytes | memoryview) else None
+        content, prefix, seed = request.content, b"", None
+        if isinstance(request.content, Prefixed) and request.content.client_key is not None:
+            # The node adds the prefix and the proof.
+            content, prefix = request.content.content, request.content.prefix
+            seed = request.content.client_key.seed
+        whole = content if isinstance(content, bytes | memoryview) else None
         message = QueryMessage(
             destination,
             None if hops is None else _checked_hops(hops),
@@ -221,10 +226,12 @@ class ControlClient(EnteredOnce):
             options.get("idle_s"),
             request.timeout_s,
             None if whole is None or len(whole) > CONTENT_BYTES else bytes(whole),
+            prefix,
+            seed,
         )
         return _ControlCall(
             request.route,
-            request.content,
+            content,
             request.mode,
             request.profile,
             request.idle_s,

@@ -75,7 +75,7 @@ __all__ = [
     "unpack_welcome",
 ]
 
-VERSION: Final = 4
+VERSION: Final = 5
 CONTENT_BYTES: Final = 65_536
 """Longest piece of content, in both directions."""
 CLIENT_BODY_BYTES: Final = 160_000
@@ -139,6 +139,8 @@ class QueryMessage:
 
     Attributes:
         content: the whole content; None: it follows in CONTENT messages.
+        prefix, client_key: of content with the proof of a client key (`Prefixed`), which only the node can
+            make: it draws the keys of each attempt. The seed of the key; None: no proof.
     """
 
     destination: bytes
@@ -153,6 +155,8 @@ class QueryMessage:
     idle_s: float | None = None
     timeout_s: float | None = None
     content: bytes | None = field(default=None, repr=False)
+    prefix: bytes = b""
+    client_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,10 @@ from tunnel.control.messages import (
 )
 from tunnel.directory import Directory
 from tunnel.errors import ControlError, ErrorCode, NodeStopped, StateError, TunnelError
+from tunnel.identity.client_key import ClientKey
 from tunnel.identity.descriptor import Descriptor
 from tunnel.node import Node
+from tunnel.node.query.contents import Prefixed
 from tunnel.node.query.incoming_replies import IncomingReply
 from tunnel.node.query.request import CallOptions
 from tunnel.node.waits import run_with_guards
@@ -233,6 +235,8 @@ class ControlServer:
             "progress": exchange.progress,
         }
         content: Any = exchange.upload if request.content is None else request.content
+        if request.client_key is not None:
+            content = Prefixed(request.prefix, content, ClientKey(request.client_key))
         call = self._node.call(request.destination, content, **options)
         with (yield from self._node.ask(call)) as reply:
             # The query ends when its last message is sent.

@@ -240,6 +240,8 @@ class SubStreamTable(Generic[N]):
         if self._open_counts[number % 2] >= self._limit:
             raise MalformedMessage(f"OPEN of a sub-stream beyond the limit of {self._limit}")
         self._next_other_id += 2
+        if number % 2 == 0:
+            proof = b""  # this end is Alice: both have one binding, so Bob could return a proof of hers
         state = next_stream_state(StreamState.IDLE, StreamEvent.OPEN, number)
         stream = self._stream(number, state, eager=True)
         handle = self._add(stream, target, proof, is_confirmed=False)

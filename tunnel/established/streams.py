@@ -421,7 +421,8 @@ class SubStream(Generic[N]):
     Attributes:
         number: its id. target: its destination.
         tunnel: in which its service may open others.
-        proof: that its opener holds a client key (`tunnel.identity.client_key`); b"": none was given.
+        proof: that its opener holds a client key (`tunnel.identity.client_key`); b"": none was given, or
+            this end is Alice, who checks none.
         readable, writable: notifiers for `readinto`, and for `write`, `check_opened`.
         ended: notifier, set when `has_ended` or `failure` has changed.
         failure: the reason of an early end of both halves; None: no early end.

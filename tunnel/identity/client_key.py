@@ -1,36 +1,48 @@
-"""The keys by which clients prove to a published service that they may use it.
+"""The keys by which clients prove to a service that they may use it.
 
     key = ClientKey.generate()
     key.save(path)                                   the client keeps the file
     Published("127.0.0.1", 22, clients=[key.public(engine)])    the service lists the public key
 
-A tunnel hides its client, and most services want that. A service with a list of clients refuses all others.
-The client signs the binding of its tunnel and the target: 96 bytes behind the target of OPEN. Nobody else can
-use the signature, because no other tunnel has that binding. The service learns which of its clients it is;
-the relays learn nothing.
+Tunnels and queries hide their client, and most services want that. A service with a list of clients refuses
+all others. The client signs the binding of its tunnel or query, and the name of the service: 96 bytes behind
+that name. Nobody else can use the signature, because no other tunnel or query has that binding. The service
+learns which of its clients it is; the relays learn nothing.
+
+A secret that several people share is the same thing: `ClientKey.of_secret` makes the key of everybody who
+knows it. So a secret is never sent, the node only keeps the public key, and each service that lists keys
+takes secrets too.
 
 Source: docs/protocol.md, "Established tunnels".
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from readwrite_comp.primitives import random_bytes
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.disk import os_error_text, read_regular
-from tunnel.errors import BadSignature, KeyFileError, LocalTunnelError, TargetNotAllowed
+from tunnel.errors import BadArgument, BadSignature, KeyFileError, LocalTunnelError, TargetNotAllowed
 from tunnel.identity.state_dir import check_private, make_private
 
-__all__ = ["CLIENT_KEY_BYTES", "ClientKey", "check_proof"]
+__all__ = ["CLIENT_KEY_BYTES", "LEAST_SECRET_BYTES", "Claim", "ClientKey"]
 
 CLIENT_KEY_BYTES = 32
 _LABEL = b"mtun client 1"
 _FILE_VERSION = 1
 _MOST_FILE_BYTES = 4_096
+LEAST_SECRET_BYTES: Final = 16
+"""Clients are anonymous, so guesses cannot be slowed down: a secret must be too long to be guessed."""
+_MOST_SECRET_BYTES: Final = 1_024
+_SECRET_LABEL: Final = b"mtun client secret 1"
+# RFC 7914. 16 MiB and 50 ms for each guess of a node that a client has shown its public key.
+_SCRYPT: Final = {"n": 1 << 14, "r": 8, "p": 1}
 _ADVICE = "name the file that `mtun keygen --client FILE` has made"
 
 
@@ -48,15 +60,53 @@ class ClientKey:
         """A new key, from the system's randomness."""
         return cls(random_bytes(CLIENT_KEY_BYTES))
 
+    @classmethod
+    def of_secret(cls, secret: str) -> ClientKey:
+        """The key of everybody who knows a secret. Takes 50 ms.
+
+        Raises:
+            BadArgument: shorter than 16 or longer than 1,024 bytes of UTF-8. TypeError: not text.
+        """
+        if not isinstance(secret, str):
+            raise TypeError(f"secret: expected text, got {type(secret).__name__}")
+        raw = secret.encode("utf-8", "surrogateescape")
+        if not LEAST_SECRET_BYTES <= len(raw) <= _MOST_SECRET_BYTES:
+            raise BadArgument(
+                f"secret: expected {LEAST_SECRET_BYTES} to {_MOST_SECRET_BYTES:,} bytes, got {len(raw)}: "
+                "a short one can be guessed"
+            )
+        return cls(hashlib.scrypt(raw, salt=_SECRET_LABEL, dklen=CLIENT_KEY_BYTES, **_SCRYPT))
+
+    @classmethod
+    def load_secret(cls, path: Path) -> ClientKey:
+        """The key of the secret in a file; line ends and blanks around it do not count.
+
+        Raises:
+            KeyFileError: no such file, or not a secret; the text has file and fault. StateError: others can
+                read it.
+        """
+        advice = f"name a file with one line, a secret of at least {LEAST_SECRET_BYTES} bytes, mode 0600"
+        try:
+            secret = read_regular(path, _MOST_FILE_BYTES).decode("utf-8").strip()
+            key = cls.of_secret(secret)
+        except OSError as error:
+            raise KeyFileError(os_error_text(error, path), advice) from error
+        except UnicodeDecodeError as error:
+            raise KeyFileError(f"{path} is not a secret: it is not text", advice) from error
+        except LocalTunnelError as error:
+            raise KeyFileError(f"{path} is not a secret: {error}", advice) from error
+        check_private(path)
+        return key
+
     def public(self, engine: TunnelEngine) -> bytes:
         """The public key that a service lists, 32 bytes."""
         return engine.ed25519_public(self.seed)
 
     def proof(self, engine: TunnelEngine, binding: bytes, target: bytes) -> bytes:
-        """The proof for one sub-stream, 96 bytes.
+        """The proof for one sub-stream or query, 96 bytes.
 
         Args:
-            binding: of the tunnel. target: packed.
+            binding: of the tunnel or the query. target: packed.
         """
         return self.public(engine) + engine.ed25519_sign(self.seed, _LABEL + binding + target)
 
@@ -91,18 +141,34 @@ class ClientKey:
         return cls(seed)
 
 
-def check_proof(
-    engine: TunnelEngine, clients: Collection[bytes], proof: bytes, binding: bytes, target: bytes
-) -> None:
-    """Check that a sub-stream comes from one of the clients.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a query or sub-stream says about its client. Nothing is verified before `check`.
 
-    Raises:
-        TargetNotAllowed: no proof, of another client, or a wrong signature: all look the same from outside.
+    Attributes:
+        binding: of the query or the tunnel; b"": it has none, and can prove nothing.
+        target: of the service, packed. proof: 96 bytes; b"": none was given.
     """
-    public, signature = proof[:CLIENT_KEY_BYTES], proof[CLIENT_KEY_BYTES:]
-    try:
-        if public not in clients:
-            raise BadSignature("not a listed client")
-        engine.ed25519_verify(public, _LABEL + binding + target, signature)
-    except BadSignature as error:
-        raise TargetNotAllowed("the service is for clients with a listed key") from error
+
+    binding: bytes = field(default=b"", repr=False)
+    target: bytes = b""
+    proof: bytes = field(default=b"", repr=False)
+
+    def check(self, engine: TunnelEngine, clients: Collection[bytes]) -> None:
+        """Check that one of the clients made it. A signature takes a millisecond with pycryptodome.
+
+        Args:
+            clients: their public keys.
+        Raises:
+            TargetNotAllowed: no proof, of another client, or a wrong signature: all look the same from
+                outside.
+        """
+        public, signature = self.proof[:CLIENT_KEY_BYTES], self.proof[CLIENT_KEY_BYTES:]
+        try:
+            if public not in clients:
+                raise BadSignature("not a listed client")
+            if not self.binding:  # a signature of the target alone would be good everywhere
+                raise BadSignature("nothing binds the proof to this query")
+            engine.ed25519_verify(public, _LABEL + self.binding + self.target, signature)
+        except BadSignature as error:
+            raise TargetNotAllowed("the service is for clients with a listed key") from error

@@ -29,6 +29,7 @@ __all__ = [
     "layer_keys",
     "origin_binding",
     "permutation",
+    "query_binding",
     "reply_end_to_end_seed",
     "reply_hop_seed",
     "tunnel_keys",
@@ -60,6 +61,18 @@ def end_to_end_key(seed: bytes, direction: Direction) -> bytes:
 def origin_binding(seed: bytes) -> bytes:
     """Binds Alice's signature (mode `known-dest`) to one query: 32 bytes from the seed in the DEST slot."""
     return expand(seed, b"origin", 32)
+
+
+def query_binding(seed: bytes, destination: bytes) -> bytes:
+    """Binds the proof of a client key to one query: 32 bytes that only its two ends know.
+
+    It contains the destination, because a destination could put the seed into a query of its own to another
+    node.
+
+    Args:
+        seed: in the DEST slot, 16 bytes. destination: its node id.
+    """
+    return expand(seed, b"client" + destination, 32)
 
 
 def reply_hop_seed(master_seed: bytes, proxy: int) -> bytes:

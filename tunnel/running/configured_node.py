@@ -90,12 +90,13 @@ def make_service(
         exit: for sub-streams to addresses and domains; None: the node is no exit.
     Raises:
         LocalTunnelError: an invalid name. TypeError: an object that cannot serve.
-        ConfigError: the folder of the files service cannot be made.
+        ConfigError: the folder of the files service cannot be made. KeyFileError, StateError: its secret
+            cannot be used.
     """
 
     def files() -> Files:
         try:
-            return Files(config.folder, config.files_settings)
+            return Files(config.folder, config.files_rights.apply(config.files_settings, tunnel_engine()))
         except OSError as error:
             raise ConfigError(
                 f"the files service cannot use its folder {config.folder}: {error.strerror}",

@@ -11,8 +11,8 @@ length, and the reply may begin before the query ends:
 A plain function with the same two arguments works too: `Node(..., service=upper)`.
 
 `Services` offers several services by name. A message starts with the name of its service: one byte with its
-length, 1 to 120, then the name. A sub-stream of an established tunnel has the name as its target (kind
-SERVICE). Source: docs/services.md, "Services".
+length, 1 to 120, then the name, and perhaps the proof of a client key. A sub-stream of an established tunnel
+has the name as its target (kind SERVICE). Source: docs/services.md, "Services".
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from typing import Any, Final, Protocol, TypeAlias
 from reactor import Cancelled, Signal, needs_yield_from
 from reactor.core.requests import CurrentTask
 from reactor.errors import is_ctrl_c
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
-from tunnel.established import SubStream, Target
+from tunnel.established import SubStream, Target, TargetKind
+from tunnel.established.layouts import PROOF_BYTES
+from tunnel.identity.client_key import Claim, ClientKey
 from tunnel.services.names import REVERSE, checked_name, is_name
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "check_function",
     "left_by",
     "name_of",
+    "proven_prefix",
     "run_service",
     "running",
     "service_prefix",
@@ -98,6 +102,11 @@ class PieceReader:
 
 class Query(Protocol):
     """The content of one query."""
+
+    @property
+    def claim(self) -> Claim:
+        """What it says about its client. Services for some clients only call `Claim.check`."""
+        ...
 
     def read(self) -> Generator[Any, Any, bytes]:
         """The next bytes of the content; b"" only at its end.
@@ -191,6 +200,8 @@ class Tunnel(Protocol):
 class _TunnelQuery:
     """`Query` over one message of a tunnel."""
 
+    claim = Claim()  # only queries and sub-streams carry proofs
+
     def __init__(self, tunnel: Tunnel) -> None:
         self.read = tunnel.read
 
@@ -226,6 +237,14 @@ class _TunnelReply:
     def next(self) -> Generator[Any, Any, None]:
         yield from ()
         raise LocalTunnelError("a message of a tunnel has one answer")
+
+
+class _NamedQuery(PieceReader):
+    """The query of a named service: what follows the name, and the proof behind it."""
+
+    def __init__(self, read: Callable[[], Generator[Any, Any, bytes]], claim: Claim) -> None:
+        super().__init__(read)
+        self.claim = claim
 
 
 class InnerService(ABC):
@@ -478,10 +497,24 @@ class Ping(InnerService):
         yield from reply.write(PONG)
 
 
+_WITH_PROOF: Final = 0x80
+"""Added to the length of a name: a proof follows the name. Names have at most 120 bytes."""
+
+
 def service_prefix(name: str) -> bytes:
     """The prefix of a message for the service `name`. Raises LocalTunnelError: an invalid name."""
     raw = checked_name(name)
     return bytes([len(raw)]) + raw
+
+
+def proven_prefix(prefix: bytes, client_key: ClientKey, binding: bytes) -> bytes:
+    """The same with the proof that the sender holds a client key.
+
+    Args:
+        prefix: from `service_prefix`. binding: of the query.
+    """
+    target = Target(TargetKind.SERVICE, prefix[1:]).pack()
+    return bytes([prefix[0] | _WITH_PROOF]) + prefix[1:] + client_key.proof(tunnel_engine(), binding, target)
 
 
 _NAMELESS: Final = "the message does not begin with the name of a service; clients send it with service=..."
@@ -526,18 +559,20 @@ class Services(InnerService):
             MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name, or it
                 takes no messages.
         """
-        reader = PieceReader(query.read)
+        named = _NamedQuery(query.read, query.claim)
         try:
-            length = (yield from reader.exactly(1))[0]
-            name = yield from reader.exactly(length)
+            length = (yield from named.exactly(1))[0]
+            name = yield from named.exactly(length & ~_WITH_PROOF)
         except MalformedMessage as error:
             raise MalformedMessage(_NAMELESS) from error
         if not is_name(name):
             raise MalformedMessage(_NAMELESS)
+        proof = (yield from named.exactly(PROOF_BYTES)) if length & _WITH_PROOF else b""
+        named.claim = Claim(named.claim.binding, Target(TargetKind.SERVICE, name).pack(), proof)
         service = self.find(name)
         if isinstance(service, StreamService):
             raise TargetNotAllowed("the service takes no messages, only sub-streams of a tunnel")
-        yield from run_service(service.handle, reader, reply, label=self.label(name))
+        yield from run_service(service.handle, named, reply, label=self.label(name))
 
     def find(self, name: bytes) -> InnerService | StreamService:
         """The service of this name. Raises TargetNotAllowed: no service has it."""

@@ -83,7 +83,7 @@ _STATUS_WORDS = {
     FileStatus.DIGEST: "the content arrived damaged: its digest differs",
     FileStatus.SIZE: "the content is shorter or longer than announced",
     FileStatus.BUSY: "the same file is being stored by another upload, or too many uploads run there",
-    FileStatus.DENIED: "this operation is not allowed there",
+    FileStatus.DENIED: "not allowed there: for nobody, or only with a listed client key or the secret",
     FileStatus.DISK: "the disk there failed; the log of that node has the reason",
 }
 

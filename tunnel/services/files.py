@@ -28,16 +28,18 @@ import threading
 import time
 import unicodedata
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from reactor import RunInThread, Service
-from tunnel.arguments import check_fields, setting
+from tunnel.arguments import check_fields, checked_bytes, setting
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.disk import Identity, kind_of, open_regular
-from tunnel.errors import LocalTunnelError
+from tunnel.errors import LocalTunnelError, TargetNotAllowed
+from tunnel.identity.client_key import CLIENT_KEY_BYTES, Claim
 from tunnel.services.base import InnerService, PieceReader, Query, Reply
 from tunnel.services.file_requests import (
     NO_DIGEST,
@@ -83,8 +85,12 @@ class FilesSettings:
     """The permissions and limits of a files service.
 
     Attributes:
+        read, write, list: who may fetch, store and list files: public client keys, 32 bytes each
+            (`ClientKey.public`; of a shared secret, `ClientKey.of_secret`). None: everybody. Empty: nobody.
         is_name_allowed: a rule for names beside those of `tunnel.services.names`.
         uploads: at the same time; each holds an open file.
+    Raises:
+        BadArgument: a number out of range, or a key of another length. TypeError: a wrong type.
     """
 
     quota_bytes: int = setting(
@@ -92,18 +98,32 @@ class FilesSettings:
     )
     files: int = setting(10_000, "Number of complete files. As many digests are remembered.")
     file_bytes: int = setting(1 << 30, "Size of the largest file.", "bytes")
-    may_get: bool = setting(True, "Whether files can be read.")
-    may_put: bool = setting(True, "Whether files can be stored.")
-    may_list: bool = setting(True, "Whether files can be listed.")
     may_replace: bool = setting(
         False,
         "Whether an upload may replace a file of the same name and other content.",
     )
     is_name_allowed: Callable[[str], bool] | None = None
     uploads: int = 16
+    read: Collection[bytes] | None = None
+    write: Collection[bytes] | None = None
+    list: Collection[bytes] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for right in ("read", "write", "list"):
+            if (clients := getattr(self, right)) is not None:
+                keys = frozenset(checked_bytes(key, right, CLIENT_KEY_BYTES) for key in clients)
+                object.__setattr__(self, right, keys)
+
+    def clients_of(self, operation: Operation) -> Collection[bytes] | None:
+        """Who may do it: public keys; None: everybody."""
+        match operation:
+            case Operation.PUT | Operation.OFFER:
+                return self.write
+            case Operation.GET:
+                return self.read
+            case Operation.LIST:
+                return self.list
 
 
 class StoreRefused(Exception):
@@ -119,12 +139,21 @@ class Files(InnerService):
 
     Args:
         folder: for these files only; created if it does not exist.
+        settings: without them everybody may read, write and list.
+        engine: checks the clients' signatures; by default the preferred one.
     Raises:
         OSError: the folder cannot be created.
     """
 
-    def __init__(self, folder: str | Path, settings: FilesSettings | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: FilesSettings | None = None,
+        *,
+        engine: TunnelEngine | None = None,
+    ) -> None:
         self._store = FileStore(Path(folder), settings)
+        self._engine = engine or tunnel_engine()
         self._logged: set[tuple[Operation, str]] = set()  # failures of the disk, until one works
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
@@ -134,6 +163,7 @@ class Files(InnerService):
         name = yield from reader.exactly(FileRequest.name_bytes(head))
         request = FileRequest.unpack(head + name)
         try:
+            yield from self._check_allowed(request.operation, query.claim)
             yield from self._serve(request, reader, reply)
             self._logged = {each for each in self._logged if each[0] is not request.operation}
         except StoreRefused as refused:
@@ -148,19 +178,29 @@ class Files(InnerService):
             log.debug("files: %s", error)
             yield from reply.write(FileReply(FileStatus.DISK).pack())
 
+    def _check_allowed(self, operation: Operation, claim: Claim) -> Service[None]:
+        """Before the folder is looked at, so a refused client does not learn which files exist.
+
+        Raises:
+            StoreRefused: DENIED.
+        """
+        clients = self._store.settings.clients_of(operation)
+        if clients is not None:
+            try:
+                yield RunInThread(partial(claim.check, self._engine, clients))
+            except TargetNotAllowed as error:
+                raise StoreRefused(FileStatus.DENIED) from error
+
     def _serve(self, request: FileRequest, reader: PieceReader, reply: Reply) -> Service[None]:
-        settings = self._store.settings
         match request.operation:
-            case Operation.PUT if settings.may_put:
+            case Operation.PUT:
                 yield from self._put(request, reader, reply)
-            case Operation.OFFER if settings.may_put:
+            case Operation.OFFER:
                 yield from self._offer(request, reply)
-            case Operation.GET if settings.may_get:
+            case Operation.GET:
                 yield from self._get(request, reply)
-            case Operation.LIST if settings.may_list:
+            case Operation.LIST:
                 yield from self._list(request, reply)
-            case _:
-                raise StoreRefused(FileStatus.DENIED)
 
     def _put(self, request: FileRequest, reader: PieceReader, reply: Reply) -> Service[None]:
         store = self._store

@@ -20,7 +20,7 @@ from tunnel.arguments import MOST_PORT, checked_bytes, checked_count, checked_se
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode, PeerError, TableFull
 from tunnel.established import SubStream
-from tunnel.identity.client_key import CLIENT_KEY_BYTES, check_proof
+from tunnel.identity.client_key import CLIENT_KEY_BYTES, Claim
 from tunnel.services.base import StreamService
 from tunnel.services.splice import Splice
 
@@ -79,9 +79,8 @@ class Published(StreamService):
         """
         # Checked first: a client that is not listed takes no place and learns nothing about the others.
         if self._clients is not None:
-            target = stream.target.pack()
-            check = partial(check_proof, self._engine, self._clients, stream.proof, stream.binding, target)
-            yield RunInThread(check)  # a signature takes a millisecond with pycryptodome
+            claim = Claim(stream.binding, stream.target.pack(), stream.proof)
+            yield RunInThread(partial(claim.check, self._engine, self._clients))
         if self.connections >= self._most:
             raise TableFull(f"{self.connections} connections are open")
         self.connections += 1

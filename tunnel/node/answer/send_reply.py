@@ -17,6 +17,7 @@ from reactor import RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from readwrite_comp.errors import is_same_error, renewed
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
+from tunnel.identity.client_key import Claim
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.answer.receipts import BackwardReceipts, Receipts, SentReceipts
 from tunnel.node.context import NodeContext, Stream
@@ -26,6 +27,7 @@ from tunnel.node.relay.status_reporter import Reporter, wait_status
 from tunnel.node.waits import Counted, drain, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
+from tunnel.onion.key_schedule import query_binding
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reports import fits_status_chunk, read_report, seal_status_chunk
 from tunnel.services.base import run_service, running
@@ -120,7 +122,7 @@ def _watch_for_reset(query: IncomingQuery) -> Service[None]:
 
 def _answer(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Service[None]:
     try:
-        yield from run_service(node.service.handle, _Query(query.frame), replies)
+        yield from run_service(node.service.handle, _Query(node, query), replies)
     except PeerError:
         raise
     except Exception as error:
@@ -171,9 +173,17 @@ def _announce_failure(reply: _Replies) -> Service[None]:
 class _Query:
     """`tunnel.services.Query` over a frame reader."""
 
-    def __init__(self, frame: FrameReader) -> None:
-        self._frame = frame
+    def __init__(self, node: NodeContext, query: IncomingQuery) -> None:
+        self._frame = query.frame
+        self._slot = query.slot
+        self._own_id = node.descriptor.node_id
         self._buffer = memoryview(bytearray(READ_BYTES))
+
+    @property
+    def claim(self) -> Claim:
+        # Who writes along a reply block does not know the seed in its HOME slot.
+        is_bound = self._slot.command is Command.DEST
+        return Claim(query_binding(self._slot.seed, self._own_id)) if is_bound else Claim()
 
     @needs_yield_from
     def read(self) -> Service[bytes]:

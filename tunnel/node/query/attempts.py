@@ -58,7 +58,7 @@ from tunnel.errors import (
 )
 from tunnel.modes import MODES, ErrorMode
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.contents import rewinder
+from tunnel.node.query.contents import Prefixed, rewinder
 from tunnel.node.query.frame_io import (
     FrameReader,
     FrameWriter,
@@ -80,6 +80,7 @@ from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.upkeep import clock_difference, had_old_keys, known_descriptors
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header_builder import OutgoingQuery
+from tunnel.onion.key_schedule import query_binding
 from tunnel.onion.reports import Reported, read_reply_report, read_report
 
 __all__ = [
@@ -408,7 +409,11 @@ class RunningQuery:
         progress = request.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-        yield from write_content(writer, request.content, pending.moved)
+        content = request.content
+        if isinstance(content, Prefixed):
+            seed, destination = self._query.circuit.end_to_end_seed, request.route.destination
+            content = content.proven(query_binding(seed, destination))
+        yield from write_content(writer, content, pending.moved)
         pending.enter(QueryState.SENT)
         yield pending.done if MODES[request.mode].has_reply else self._delivered
         if pending.error is not None:

@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
@@ -24,8 +24,9 @@ from reactor.errors import is_ctrl_c
 from readwrite_comp.helpers import byte_view
 from tunnel.disk import FileReader, ReadableFile, pieces_of
 from tunnel.errors import LocalTunnelError
+from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.incoming_replies import user_failure
-from tunnel.services.base import name_of
+from tunnel.services.base import name_of, proven_prefix
 
 __all__ = [
     "Content",
@@ -54,10 +55,21 @@ b"" at the end, such as the `read` of a `Query`; or one of these with a prefix."
 
 @dataclass(frozen=True, slots=True)
 class Prefixed:
-    """Content with a prefix, the name of a service."""
+    """Content with a prefix, the name of a service.
+
+    Attributes:
+        client_key: a proof of it follows the prefix; see `proven`. None: no proof.
+    """
 
     prefix: bytes
     content: Content = field(repr=False)
+    client_key: ClientKey | None = field(default=None, repr=False)
+
+    def proven(self, binding: bytes) -> Prefixed:
+        """This content as one query carries it. Args: binding: of the query."""
+        if self.client_key is None:
+            return self
+        return Prefixed(proven_prefix(self.prefix, self.client_key, binding), self.content)
 
 
 def as_content(content: Content) -> Content:
@@ -67,7 +79,7 @@ def as_content(content: Content) -> Content:
         TypeError: not a kind of content.
     """
     if isinstance(content, Prefixed):
-        return Prefixed(content.prefix, as_content(content.content))
+        return replace(content, content=as_content(content.content))
     if isinstance(content, bytes):
         return content
     try:
@@ -137,6 +149,7 @@ def open_content(content: Content) -> ContentReader:
     """Begin to read content. Raises TypeError as `as_content`."""
     content = as_content(content)
     if isinstance(content, Prefixed):
+        assert content.client_key is None, "only a query proves a client key, see Prefixed.proven"
         return _PrefixedReader(content.prefix, open_content(content.content))
     if isinstance(content, bytes | bytearray | memoryview):
         return _FileReader(io.BytesIO(content))

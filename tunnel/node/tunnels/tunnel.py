@@ -30,7 +30,7 @@ from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
 from tunnel.established import IncomingMessages, SubStream, Target, TargetKind
 from tunnel.geometry import Profile
-from tunnel.identity.client_key import ClientKey
+from tunnel.identity.client_key import Claim, ClientKey
 from tunnel.node.waits import Turn, UntakenBytes, release_dropped
 from tunnel.services.names import checked_name
 
@@ -588,6 +588,11 @@ class TunnelStream(EnteredOnce):
         view = byte_view(data)
         if len(view):
             yield from self._writing.run(self._writer.write_all(view))
+
+    @property
+    def claim(self) -> Claim:
+        """What it says about its client, if the other end has opened it."""
+        return Claim(self.core.binding, self.core.target.pack(), self.core.proof)
 
     def close(self) -> None:
         """Close this half after the written bytes; the other half stays open."""
