@@ -141,7 +141,7 @@ def test_the_three_kinds_of_clients_have_the_same_names() -> None:
     }  # for the node and the front
     assert names(ThreadTunnel) == names(AsyncTunnel) == held
     assert (
-        names(ThreadStream) == names(AsyncStream) == names(TunnelStream) - {"leave", "opened", "use"}
+        names(ThreadStream) == names(AsyncStream) == names(TunnelStream) - {"claim", "leave", "opened", "use"}
     )  # for the node and the front
 
 

@@ -114,7 +114,7 @@ class FilesClient:
         options: of each query; `timeout_s` limits each attempt.
     Raises, from each method: FilesError: the other end refused; `status` is the reason. QueryFailed: the last
         attempt failed, or the service there is not a files service. LocalTunnelError: a wrong argument.
-        OSError: the local disk.
+        TypeError: one of a wrong type. OSError: the local disk.
     """
 
     def __init__(
