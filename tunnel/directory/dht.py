@@ -35,7 +35,7 @@ from tunnel.errors import DescriptorError, MissingLibrary
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Descriptor
 from tunnel.routing.addresses import PUBLIC, AddressRules
 
-__all__ = ["DhtDirectory"]
+__all__ = ["MOST_CHECKED", "DhtDirectory"]
 
 log = logging.getLogger("tunnel.directory")
 
@@ -44,7 +44,11 @@ _LISTS: Final = 16
 _PUT_S: Final = 240.0  # more than twice within a value's life
 _WAIT_S: Final = 30.0  # for one answer of the hash table
 _ALONE_S: Final = 10.0  # between two polls that find nothing
-_MAX_VALUES: Final = 1024  # of one answer: any node may store values under a key
+# Any node may store values under a key. Those taken of one answer, and those looked at to draw them:
+_MAX_VALUES: Final = 256
+_MOST_SEEN: Final = 16_384
+MOST_CHECKED: Final = 256
+"""Signatures that are verified in one poll: values that never become an entry come again with each."""
 
 
 class DhtDirectory(ExchangeDirectory):
@@ -186,18 +190,17 @@ class DhtDirectory(ExchangeDirectory):
         """Fetch and learn the values of some keys. Returns the number of other nodes' values, and of news."""
         if self._has_closed:
             return 0, 0
-        values: set[bytes] = set()
-        ends = []
-        for key in keys:
-            done = threading.Event()
-            self._runner.get(key, get_cb=_collector(values), done_cb=_setter(done))
-            ends.append(done)
+        answers = [_Answer(self._rng) for _ in keys]
+        for key, answer in zip(keys, answers, strict=True):
+            self._runner.get(key, get_cb=answer.take, done_cb=answer.end)
         ends_s = self._now_s() + _WAIT_S
-        for done in ends:
-            done.wait(max(0.0, ends_s - self._now_s()))
+        for answer in answers:
+            answer.ended.wait(max(0.0, ends_s - self._now_s()))
+        values = {signed for answer in answers for signed in tuple(answer.values)}
+        fresh = [signed for signed in sorted(values) if not self._is_useless(signed, _SOURCE)]
         news = 0
-        # In a new order each time: any node may store values, and there is not room for all at once.
-        for signed in self._rng.sample(sorted(values), len(values)):
+        # Others each time: any node may store values, and there is neither time nor room for all at once.
+        for signed in self._rng.sample(fresh, min(len(fresh), MOST_CHECKED)):
             try:
                 news += self.learn((signed,), source=_SOURCE, own_id=b"", now_s=self._wall_clock())
             except DescriptorError as error:
@@ -210,23 +213,34 @@ class DhtDirectory(ExchangeDirectory):
         return self._dht.InfoHash.get(f"mtun1 members {self._network} {number}")
 
 
-def _collector(values: set[bytes]) -> Callable[[Any], bool]:
-    """A callback that collects the values of one key, in a thread of OpenDHT."""
-    count = 0
+class _Answer:
+    """The values of one key: a random part of them, if there are many, or the first would hide the others.
 
-    def got(value: Any) -> bool:
-        nonlocal count
-        count += 1
+    `take` and `end` are called in a thread of OpenDHT.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._seen = 0
+        self.values: list[bytes] = []
+        self.ended = threading.Event()
+
+    def take(self, value: Any) -> bool:
+        """Take one value. Returns whether more are wanted. Source: Vitter, "Random sampling with a
+        reservoir" (1985), algorithm R."""
         data = bytes(value.data)
-        if len(data) <= MAX_DESCRIPTOR_BYTES:
-            values.add(data)
-        return count < _MAX_VALUES
+        self._seen += 1
+        if len(data) > MAX_DESCRIPTOR_BYTES:
+            pass
+        elif len(self.values) < _MAX_VALUES:
+            self.values.append(data)
+        elif (place := self._rng.randrange(self._seen)) < _MAX_VALUES:
+            self.values[place] = data
+        return self._seen < _MOST_SEEN
 
-    return got
-
-
-def _setter(done: threading.Event) -> Callable[..., None]:
-    return lambda *_: done.set()
+    def end(self, *_: object) -> None:
+        """All values have come."""
+        self.ended.set()
 
 
 def _import_opendht() -> Any:

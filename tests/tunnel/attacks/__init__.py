@@ -11,5 +11,7 @@ Each file is one row of that table. It states the attacker and his knowledge, an
     test_seizure         reading recorded frames after a node is seized
     test_exhaustion      memory and processor time spent on headers and heads
     test_forged          forged, random and truncated bytes from a holder of the keys
+    test_dht_poisoning   invented, old and worthless values in the hash table
+    test_guard_eclipse   hostile nodes that wait, or make guards fail, to be the first hop
     test_reflection      making a node answer a victim that did not ask
 """
