@@ -1,22 +1,21 @@
-"""A trained classifier for attackers: naive Bayes over a proxy's view of a frame. No numpy.
+"""The bytes of a proxy's view of a frame as features for the classifiers of `bench.classifier`.
 
-It learns from labelled views and guesses the labels of others. `planted` marks views with a faint sign of
-their label: a test that the classifier finds it shows that it would find a real one.
+`planted` marks views with a faint sign of their label: a test that a classifier finds it shows that it would
+find a real one.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from bench.classifier import NaiveBayes, Sample, Score, score_of
 from tests.tunnel.helpers import NOW_S
 from tunnel.onion.header import Opened
 
-__all__ = ["NaiveBayes", "View", "accuracy", "features", "planted"]
-
-Feature = tuple[str, int, int]
+__all__ = ["View", "accuracy", "features", "planted"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class View:
     header_bytes: int
 
 
-def features(view: View) -> Iterator[Feature]:
+def features(view: View) -> Iterator[tuple[str, int, int]]:
     """Sizes, slot fields, and coarse histograms of the bytes of each part, as (name, index, value)."""
     slot = view.opened.slot
     yield "length in", 0, len(view.frame_in)
@@ -56,44 +55,12 @@ def features(view: View) -> Iterator[Feature]:
             yield f"{name} last byte", index, part[-1] >> 5
 
 
-class NaiveBayes:
-    """Counts of each feature's values by label, with add-one smoothing."""
-
-    def __init__(self, views: Sequence[View]) -> None:
-        self._labels = Counter(view.label for view in views)
-        self._counts: dict[Hashable, Counter[Feature]] = defaultdict(Counter)
-        values: dict[tuple[str, int], set[int]] = defaultdict(set)
-        for view in views:
-            for feature in features(view):
-                self._counts[view.label][feature] += 1
-                values[feature[:2]].add(feature[2])
-        self._values = {key: len(found) + 1 for key, found in values.items()}
-
-    def guess(self, view: View) -> Hashable:
-        """The most probable label."""
-        found = list(features(view))
-
-        def likelihood(label: Hashable) -> float:
-            counts, total = self._counts[label], self._labels[label]
-            return math.log(total) + sum(
-                math.log((counts[feature] + 1) / (total + self._values.get(feature[:2], 1)))
-                for feature in found
-            )
-
-        return max(self._labels, key=likelihood)
-
-
-def accuracy(views: Sequence[View]) -> tuple[float, float, float]:
-    """Train on every other frame and guess the rest.
-
-    Returns:
-        The share of correct guesses, the share expected by chance, and its standard deviation.
-    """
-    train, rest = views[::2], views[1::2]
-    model = NaiveBayes(train)
-    right = sum(model.guess(view) == view.label for view in rest) / len(rest)
-    chance = max(Counter(view.label for view in rest).values()) / len(rest)
-    return right, chance, math.sqrt(chance * (1 - chance) / len(rest))
+def accuracy(views: Sequence[View]) -> Score:
+    """Train on every other frame and guess the rest."""
+    samples = [
+        Sample(view.label, {(name, index): value for name, index, value in features(view)}) for view in views
+    ]
+    return score_of(NaiveBayes(samples[::2]), samples[1::2])
 
 
 def planted(views: Sequence[View]) -> list[View]:

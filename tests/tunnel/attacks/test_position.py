@@ -7,6 +7,7 @@ than chance. No victim can notice the attack.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from functools import cache
@@ -85,14 +86,15 @@ def labelled(profile: Profile, by: str) -> list[View]:
 @pytest.mark.parametrize("by", ["place", "kind"])
 @pytest.mark.parametrize("profile", [SMALL, SMALL_HCTR], ids=lambda profile: profile.name)
 def test_a_trained_classifier_guesses_no_better_than_chance(profile: Profile, by: str) -> None:
-    right, chance, deviation = accuracy(labelled(profile, by))
-    assert right < chance + 5 * deviation
+    score = accuracy(labelled(profile, by))
+    deviation = math.sqrt(score.majority * (1 - score.majority) / score.count)
+    assert score.accuracy < score.majority + 5 * deviation
 
 
 def test_the_classifier_would_find_a_faint_sign() -> None:
     """Otherwise the test above would prove nothing."""
-    right, chance, _ = accuracy(planted(labelled(SMALL, "place")))
-    assert right > 2 * chance
+    score = accuracy(planted(labelled(SMALL, "place")))
+    assert score.accuracy > 2 * score.majority
 
 
 def test_all_kinds_have_the_same_shape_everywhere() -> None:
