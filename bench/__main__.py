@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import (
     chunks,
+    classify,
     concurrency,
     echo,
     front,
@@ -23,6 +24,7 @@ from bench import (
     links,
     observer,
     onion,
+    pairing,
     primitives,
     proxy_path,
     throughput,
@@ -45,6 +47,8 @@ BENCHMARKS: tuple[ModuleType, ...] = (
     links,
     front,
     observer,
+    pairing,
+    classify,
 )
 
 
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "The short form of every benchmark: shows that all work, and roughly how fast. "
         f"To measure, run python -m with one of {names}, or all of them with --full.",
     )
-    parser.add_argument("--full", action="store_true", help="the long forms: half an hour")
+    parser.add_argument("--full", action="store_true", help="the long forms: three quarters of an hour")
     options = parser.parse_args(arguments)
     where = machine()
     records: list[Any] = []

@@ -40,6 +40,7 @@ from tunnel.node import Limits, Node
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.query.request import QueryRequest
 from tunnel.routing.route import Route
+from tunnel.services import InnerService
 
 __all__ = ["Case", "Settings", "Watched", "main", "measure", "record", "text"]
 
@@ -114,23 +115,40 @@ class Watched:
     """A context manager: nodes, and a recording proxy between every two of them.
 
     Args:
-        limits: of every node.
+        limits: of every node. service: of every node; by default `Echo`.
+        delay_s: time on the wire from one node to another, by their numbers.
+        is_watched: whether there is a recording proxy between two nodes, by their numbers; by default
+            between all. Without one the node is known, for routes.
     Attributes:
         connections: all that were seen.
     """
 
-    def __init__(self, count: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        count: int,
+        limits: Limits,
+        *,
+        service: InnerService | None = None,
+        delay_s: Callable[[int, int], float] = lambda source, target: 0.0,
+        is_watched: Callable[[int, int], bool] = lambda source, target: True,
+    ) -> None:
         self.group = NodeGroup()
         self.connections: list[Connection] = []
         self.nodes: list[Node] = []
         self._count = count
         self._limits = limits
+        self._service = service
+        self._delay_s = delay_s
+        self._is_watched = is_watched
         self._directories = [StaticDirectory() for _ in range(count)]
 
     def __enter__(self) -> Watched:
         self.group.__enter__()
         try:
-            self.nodes = [self.group.add(known, limits=self._limits) for known in self._directories]
+            self.nodes = [
+                self.group.add(known, limits=self._limits, service=self._service)
+                for known in self._directories
+            ]
             for source in range(self._count):
                 for target in range(self._count):
                     self._introduce(source, target)
@@ -154,13 +172,14 @@ class Watched:
     def _introduce(self, source: int, target: int) -> None:
         """Give a node the descriptor of another, with the address of the proxy between them."""
         descriptor = self.nodes[target].descriptor
-        if source != target:
+        if source != target and self._is_watched(source, target):
 
             def watch() -> Connection:
                 self.connections.append(Connection(source, target, self.group.reactor.now))
                 return self.connections[-1]
 
-            proxy = TcpProxy(watch, self.nodes[target].listens_at)
+            delay_s = self._delay_s(source, target)
+            proxy = TcpProxy(watch, self.nodes[target].listens_at, delay_s=delay_s)
             self.group.submit(proxy.serve())
             descriptor = replace(descriptor, addresses=(proxy.address,))
         self._directories[source].publish(descriptor)

@@ -6,18 +6,22 @@ bytes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from reactor import (
     Broken,
     ConnectError,
+    CurrentTime,
     ReadYield,
     Scope,
     Service,
+    Signal,
     Sleep,
     SocketStream,
     TcpListener,
+    WriteYield,
     connect_tcp,
 )
 from tunnel.identity.descriptor import Address
@@ -50,13 +54,17 @@ class TcpProxy:
     Args:
         watch: makes the watcher of each connection.
         target: where to; may be set later.
+        delay_s: time that bytes spend on the wire, in each direction.
     Attributes:
         open: connections that live.
         is_stalled: while true nothing is read, so that the kernel's buffers fill.
     """
 
-    def __init__(self, watch: Callable[[], Watcher], target: Address | None = None) -> None:
+    def __init__(
+        self, watch: Callable[[], Watcher], target: Address | None = None, *, delay_s: float = 0.0
+    ) -> None:
         self._watch = watch
+        self._delay_s = delay_s
         self._listener = TcpListener("127.0.0.1", 0)
         self.target = target
         self.open = 0
@@ -107,6 +115,9 @@ class TcpProxy:
         self, source: SocketStream, sink: SocketStream, watcher: Watcher, scope: Scope, *, outward: bool
     ) -> Service[None]:
         """Carry one direction to its end; a break or a cut ends both."""
+        wire = _Wire(sink, self._delay_s)
+        if self._delay_s:
+            yield from scope.spawn(self._deliver(wire, scope), name="wire")
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         reader = ReadYield(source)
         try:
@@ -114,15 +125,54 @@ class TcpProxy:
                 while self.is_stalled:
                     yield Sleep(_STALL_LOOK_S)
                 passed = watcher.passes(buffer[:count], outward=outward)
-                done = 0
-                while done < passed:
-                    try:
-                        done += sink.write(buffer[done:passed])
-                    except BlockingIOError:
-                        yield sink.writable
+                yield from wire.take(buffer[:passed])
                 if passed < count:
                     scope.cancel()
                     return
-            sink.shutdown_write()
+            yield from wire.take(buffer[:0])
         except Broken:
             scope.cancel()
+
+    def _deliver(self, wire: _Wire, scope: Scope) -> Service[None]:
+        try:
+            yield from wire.deliver()
+        except Broken:
+            scope.cancel()
+
+
+class _Wire:
+    """The bytes of one direction that are under way. Empty bytes are the end."""
+
+    def __init__(self, sink: SocketStream, delay_s: float) -> None:
+        self._sink = sink
+        self._delay_s = delay_s
+        self._under_way: deque[tuple[float, bytes]] = deque()
+        self._news = Signal()
+
+    def take(self, data: memoryview) -> Service[None]:
+        """Carry these bytes: at once without a delay, otherwise `deliver` does it."""
+        if not self._delay_s:
+            yield from self._arrive(data)
+            return
+        now_s: float = yield CurrentTime()
+        self._under_way.append((now_s + self._delay_s, bytes(data)))
+        self._news.set()
+
+    def deliver(self) -> Service[None]:
+        """Hand over what is due, until the end."""
+        while True:
+            while not self._under_way:
+                yield self._news
+            due_s, data = self._under_way.popleft()
+            now_s: float = yield CurrentTime()
+            if due_s > now_s:
+                yield Sleep(due_s - now_s)
+            yield from self._arrive(data)
+            if not data:
+                return
+
+    def _arrive(self, data: bytes | memoryview) -> Service[None]:
+        if data:
+            yield from WriteYield(self._sink).write_all(data)
+        else:
+            self._sink.shutdown_write()
