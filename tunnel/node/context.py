@@ -12,10 +12,11 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from reactor import CurrentTime, Scope, Service, Signal
+from reactor import CurrentTime, Scope, Service, Signal, connect_tcp
 from reactor.errors import is_ctrl_c, log_failure
+from reactor.io.streams import ReadStream, WriteStream
 from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
@@ -38,8 +39,12 @@ from tunnel.services import InnerService
 
 __all__ = [
     "LOCAL_NETWORK_ID",
+    "Connect",
+    "Connection",
     "FrameReport",
     "Links",
+    "Listen",
+    "Listener",
     "NodeContext",
     "Stream",
     "address_rules",
@@ -52,6 +57,45 @@ LOCAL_NETWORK_ID = b"mtun local net.."
 
 Stream: TypeAlias = MuxStream[Signal]
 """A stream of a link, as the services of a node see it."""
+
+
+class Connection(ReadStream, WriteStream, Protocol):
+    """What a link runs over: a `SocketStream`, or a stream in memory that behaves like one."""
+
+    @property
+    def peername(self) -> Any:
+        """The other side's address: (host, port)."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether a read would be refused now. A hint."""
+
+    def shutdown_write(self) -> None:
+        """End this side's half. Raises Broken, Closed."""
+
+    def close(self) -> None:
+        """Close the connection; a service that waits on it gets `Closed`. Idempotent."""
+
+
+class Listener(Protocol):
+    """Accepts connections of other nodes: a `TcpListener`, or one in memory."""
+
+    @property
+    def address(self) -> Any:
+        """Where it listens: (host, port)."""
+
+    def accept(self) -> Service[Connection]:
+        """Wait for a connection. Raises Closed, Broken."""
+
+    def close(self) -> None:
+        """Stop listening; a service that waits in `accept` gets `Closed`. Idempotent."""
+
+
+Listen: TypeAlias = Callable[[str, int], Listener]
+"""Listens at a host and port; port 0: any free one. Raises OSError."""
+
+Connect: TypeAlias = Callable[[str, int], Service[Connection]]
+"""Connects to a host and port. Raises ConnectError."""
 
 
 class Links(Protocol):
@@ -126,6 +170,7 @@ class NodeContext:
         pending: queries of this node that wait for a reply, by query id.
         queries: number of queries of this node in progress, in any mode.
         invitations: query ids of reply blocks that this node has put into replies.
+        connect: makes the connections of the links that this node dials.
         receipts: challenges of this node's replies in mode `cached`, each with the signal of its receipt.
         own: queries of this node that have or are opening a stream: they fail when the node stops.
         newcomers: incoming connections without a finished handshake.
@@ -164,6 +209,7 @@ class NodeContext:
     refresh: Callable[[], Iterable[Descriptor]] | None = None
     observe: Callable[[FrameReport], None] | None = None
     wall_clock: Callable[[], float] = time.time
+    connect: Connect = connect_tcp
     rng: random.Random = field(default_factory=random.SystemRandom)
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
     queries: int = 0

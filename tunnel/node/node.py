@@ -17,7 +17,7 @@ from functools import partial
 from types import EllipsisType
 from typing import Unpack, cast
 
-from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
+from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, connect_tcp, needs_yield_from
 from tunnel.arguments import (
     MOST_SECONDS,
     check_options,
@@ -35,7 +35,7 @@ from tunnel.identity.descriptor import FAMILY_BYTES, Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.records import Budget
-from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
+from tunnel.node.context import LOCAL_NETWORK_ID, Connect, FrameReport, Listen, NodeContext, address_rules
 from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits
 from tunnel.node.links.keeper import give_turns, keep_links, listen_service, seek_peers
@@ -102,6 +102,7 @@ class Node:
         on_publish: called in the reactor with each new descriptor after the first.
         observe: called with a FrameReport for each forwarded frame; the reports stay on this machine.
         rng: draws routes, neighbours and times of padding; by default the system's randomness.
+        listen, connect: how nodes reach each other: TCP, or in a simulation memory.
     Raises:
         OSError: the address cannot be listened on. TypeError: an argument has the wrong type.
             ValueError: `host` is a name, not an IP address. BadArgument, ProfileError: an id, family, network
@@ -131,6 +132,8 @@ class Node:
         observe: Callable[[FrameReport], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        listen: Listen = TcpListener,
+        connect: Connect = connect_tcp,
     ) -> None:
         if engine is None or isinstance(engine, str):
             engine = tunnel_engine(engine or "auto")
@@ -142,7 +145,7 @@ class Node:
         inner = Echo() if service is None else as_service(service)
         ring = _key_ring(keys, engine, limits, wall_clock())
         self._reactor = reactor
-        self._listener = None if port is None else TcpListener(host, port)
+        self._listener = None if port is None else listen(host, port)
         try:
             self._listens_at = None if self._listener is None else Address(host, self._listener.address[1])
             if addresses is None:
@@ -174,6 +177,7 @@ class Node:
             on_publish=on_publish,
             observe=observe,
             wall_clock=wall_clock,
+            connect=connect,
             rng=rng or random.SystemRandom(),
             guards=kept_guards,
             own_ids=own_ids,

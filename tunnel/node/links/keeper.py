@@ -14,12 +14,12 @@ import logging
 from functools import partial
 from typing import Final
 
-from reactor import Handle, Service, Sleep, SocketStream, TcpListener
+from reactor import Handle, Service, Sleep
 from reactor.errors import is_ctrl_c, log_failure
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import HandshakeError, PeerError, TableFull
 from tunnel.link.newcomers import Newcomer
-from tunnel.node.context import NodeContext
+from tunnel.node.context import Connection, Listener, NodeContext
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.link_setup import accept_handshake
 from tunnel.node.links.link_table import LinkTable
@@ -37,7 +37,7 @@ _FIRST_PROBES: Final = 32
 _SEEK_S: Final = 0.5  # between two looks for such nodes
 
 
-def listen_service(node: NodeContext, links: LinkTable, listener: TcpListener) -> Service[None]:
+def listen_service(node: NodeContext, links: LinkTable, listener: Listener) -> Service[None]:
     """Accept connections. One above the limit of its host, or of all links, is closed immediately; above the
     limit of unfinished handshakes another one makes room. Existing links are unaffected."""
     while True:
@@ -78,19 +78,19 @@ def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
     return None
 
 
-def _refuse(node: NodeContext, socket: SocketStream, reason: str) -> None:
+def _refuse(node: NodeContext, socket: Connection, reason: str) -> None:
     node.log_limit.warning("refused a connection", reason)
     node.counters.connections_refused += 1
     socket.close()
 
 
-def _make_way(node: NodeContext, socket: SocketStream, handle: Handle[None]) -> None:
+def _make_way(node: NodeContext, socket: Connection, handle: Handle[None]) -> None:
     """End a connection that has lost its place."""
     handle.cancel()
     _refuse(node, socket, f"{node.half_open} are without handshake, and a newer one took its place")
 
 
-def _admit(node: NodeContext, links: LinkTable, socket: SocketStream, newcomer: Newcomer) -> Service[None]:
+def _admit(node: NodeContext, links: LinkTable, socket: Connection, newcomer: Newcomer) -> Service[None]:
     try:
         result = yield from accept_handshake(node, socket, newcomer)
         yield from links.adopt(result)

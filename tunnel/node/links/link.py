@@ -29,7 +29,6 @@ from reactor import (
     Service,
     Signal,
     Sleep,
-    SocketStream,
     WriteYield,
 )
 from tunnel.directory import ExchangeDirectory
@@ -42,7 +41,7 @@ from tunnel.link.mux import Liveness, Multiplexer, MuxLimits
 from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.link.places import KNOWN_S
 from tunnel.link.turns import KNOWN_WEIGHT
-from tunnel.node.context import NodeContext, Stream
+from tunnel.node.context import Connection, NodeContext, Stream
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.links.link_setup import HandshakeResult
 from tunnel.node.waits import run_with_guards
@@ -81,7 +80,7 @@ class Link:
 
     def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve, *, is_own: bool) -> None:
         self._node = node
-        self.socket: SocketStream = result.socket
+        self.socket: Connection = result.socket
         self._serve = serve
         self.peer = result.peer
         self.is_dialler = result.is_dialler
@@ -197,7 +196,7 @@ class Link:
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
 
-    def _receive_once(self, socket: SocketStream) -> int:
+    def _receive_once(self, socket: Connection) -> int:
         try:
             space = self.mux.space()
             count = socket.readinto(space[:_CROWDED_BYTES] if self._node.turns else space)
@@ -231,7 +230,7 @@ class Link:
         yield Sleep(self._node.limits.linger_s)
         raise PeerError("the neighbour did not end a link that both sides have left", ErrorCode.TIMEOUT)
 
-    def _send_some(self, socket: SocketStream) -> bool:
+    def _send_some(self, socket: Connection) -> bool:
         """Send as much as the socket takes. Returns whether more is unsent."""
         sender = self.mux.sender
         pending = sender.pending

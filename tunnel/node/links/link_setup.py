@@ -15,11 +15,9 @@ from reactor import (
     ConnectError,
     ReadYield,
     Service,
-    SocketStream,
     TimedOut,
     UnexpectedEnd,
     WriteYield,
-    connect_tcp,
     timeout_after,
 )
 from tunnel.codes import clock_text, short
@@ -29,7 +27,7 @@ from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.newcomers import Newcomer
 from tunnel.link.noise import LinkKeys
-from tunnel.node.context import NodeContext
+from tunnel.node.context import Connection, NodeContext
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.puzzles import DialPuzzles
 
@@ -47,7 +45,7 @@ class HandshakeResult:
         settings: of the peer.
     """
 
-    socket: SocketStream
+    socket: Connection
     keys: LinkKeys
     peer: Descriptor
     settings: Settings
@@ -106,7 +104,7 @@ def _reason(failure: Exception | None) -> str:
 def _dial_address(
     node: NodeContext, peer: Descriptor, address: Address, puzzles: DialPuzzles
 ) -> Service[HandshakeResult]:
-    socket = yield from connect_tcp(address.host, address.port)
+    socket = yield from node.connect(address.host, address.port)
     try:
         initiator = Initiator(
             network_id=node.network_id,
@@ -141,7 +139,7 @@ def _settings(node: NodeContext) -> Settings:
     )
 
 
-def accept_handshake(node: NodeContext, socket: SocketStream, newcomer: Newcomer) -> Service[HandshakeResult]:
+def accept_handshake(node: NodeContext, socket: Connection, newcomer: Newcomer) -> Service[HandshakeResult]:
     """Perform the responder's side of the handshake.
 
     Args:
@@ -161,7 +159,7 @@ def accept_handshake(node: NodeContext, socket: SocketStream, newcomer: Newcomer
         raise Disconnected(f"connection broke in the handshake: {error}") from error
 
 
-def _accept(node: NodeContext, socket: SocketStream, newcomer: Newcomer) -> Service[HandshakeResult]:
+def _accept(node: NodeContext, socket: Connection, newcomer: Newcomer) -> Service[HandshakeResult]:
     reader, writer = ReadYield(socket), WriteYield(socket)
     first = yield from _read(reader, M1_BYTES)
     responder = Responder(
