@@ -30,7 +30,7 @@ from types import GeneratorType
 from typing import Any, Self, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, discard, needs_yield_from, reminded, settle
-from reactor.core.requests import PARKED, CurrentTask, Request, Service, Spawn, Waiter
+from reactor.core.requests import PARKED, YIELD, CurrentTask, Request, Service, Spawn, Waiter
 from reactor.core.task import Handle, Task, check_service
 from reactor.core.timers import Deadline, Expired, SetTimer
 from reactor.errors import Busy, Cancelled, Closed, TimedOut, log_failure
@@ -135,6 +135,9 @@ class Scope:
         """
         if self.is_cancelled:
             discard(service)
+            # A child that runs at that moment has not met its cancellation yet: it ends with that, and not
+            # with an error that looks like a fault of its own.
+            yield YIELD
             cause = self.failures[0] if self.fail_together and self.failures else None
             raise Closed(f"scope {self.name!r} was cancelled, it takes no more services") from cause
         handle: Handle[T] = yield Spawn(service, name)

@@ -183,6 +183,66 @@ def test_child_that_ends_cancelled_is_no_failure(fake: Reactor) -> None:
     run(fake, service())
 
 
+def test_child_that_is_about_to_spawn_when_its_scope_is_cancelled(
+    fake: Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It wakes in the pass in which the scope is cancelled, and meets that before its own cancellation."""
+    scope = Scope("work", fail_together=False)
+    parents: list[Handle[None]] = []
+
+    def parent() -> Service[None]:
+        yield Sleep(1)
+        yield from scope.spawn(forever())
+
+    def service() -> Service[None]:
+        # Its timer was set first, so it runs before the parents.
+        yield Sleep(1)
+        scope.cancel()
+        yield from scope.join()
+
+    def begin() -> Service[Handle[None]]:
+        closing: Handle[None] = yield Spawn(service())
+        yield YIELD
+        for _ in range(2):
+            parents.append((yield from scope.spawn(parent())))
+        return closing
+
+    closing = run(fake, begin())
+    fake.run(closing.join())
+    assert [type(each.error) for each in parents] == [Cancelled, Cancelled]
+    assert scope.failures == []
+    assert errors_logged(caplog) == []
+    assert_clean(fake)
+
+
+def test_spawn_in_a_cancelled_scope_is_refused(fake: Reactor) -> None:
+    """A caller that is no child, or that has met its cancellation, gets Closed."""
+    refused: list[str] = []
+
+    def late(scope: Scope) -> Service[None]:
+        try:
+            yield from scope.spawn(forever())
+        except Closed as error:
+            refused.append(str(error))
+
+    def child(scope: Scope) -> Service[None]:
+        try:
+            yield from forever()
+        finally:
+            yield from late(scope)
+
+    def service() -> Service[None]:
+        scope = Scope("work")
+        yield from scope.spawn(child(scope))
+        yield YIELD
+        scope.cancel()
+        yield from late(scope)
+        yield from scope.join()
+
+    run(fake, service())
+    assert refused == ["scope 'work' was cancelled, it takes no more services"] * 2
+
+
 def test_many_scopes_nested(fake: Reactor) -> None:
     """A failure in the innermost scope ends all scopes, and the outermost raises it."""
 

@@ -1,0 +1,1 @@
+"""Nodes of one reactor, joined by connections in memory, on a clock that the test moves."""
