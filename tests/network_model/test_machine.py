@@ -17,8 +17,8 @@ def test_a_few_steps() -> None:
     run_state_machine_as_test(
         NetworkMachine,
         settings=settings(
-            max_examples=8,
-            stateful_step_count=20,
+            max_examples=4,
+            stateful_step_count=15,
             deadline=None,
             derandomize=True,
             suppress_health_check=_QUIET,

@@ -221,7 +221,8 @@ class MemorySocket:
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Send some bytes. Raises BlockingIOError, Broken, Closed."""
         self._check()
-        if self._is_shut or self._wire.ends[1 - self._side].is_closed:
+        # While the path is held nobody learns of the other end.
+        if self._is_shut or (self._wire.ends[1 - self._side].is_closed and not self._wire.path.is_held):
             raise Broken("connection lost: Broken pipe")
         count = min(len(data), self._out.room)
         if not count and len(data):

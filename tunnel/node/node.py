@@ -135,8 +135,7 @@ class Node:
         listen: Listen = TcpListener,
         connect: Connect = connect_tcp,
     ) -> None:
-        if engine is None or isinstance(engine, str):
-            engine = tunnel_engine(engine or "auto")
+        engine = tunnel_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
         _check_types(reactor, directory, limits, addresses)
         limits = Limits() if limits is None else limits
         # Wrong ids would not fail: other nodes would refuse this one, or `own` would protect nothing.
