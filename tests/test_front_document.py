@@ -14,10 +14,10 @@ from tunnel.established import TunnelLimits
 from tunnel.front.failures import REACH_S
 from tunnel.front.forward import Forward
 from tunnel.front.handshake import Failed, Handshake, Request
+from tunnel.front.logins import FREE_FAILURES, MOST_LOGIN_BYTES, PAUSE_S
 from tunnel.front.socks_server import (
     HANDSHAKE_S,
     MOST_CONNECTIONS,
-    MOST_LOGIN_BYTES,
     MOST_PENDING,
 )
 from tunnel.front.tunnel_pool import LIFE_S, MOST_TUNNELS
@@ -73,6 +73,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert numbers == [
         *(MOST_CONNECTIONS, _default(Forward, "most"), MOST_PENDING, HANDSHAKE_S, REACH_S, exit.connect_s),
         *(MOST_TUNNELS, TunnelLimits().sub_streams, MOST_USERS, 1, MOST_LOGIN_BYTES),
+        *(FREE_FAILURES, PAUSE_S),
         *(_default(Published, "most"), _default(Reverse, "most")),
     ]
     assert exit.connection_idle_s == 3_600

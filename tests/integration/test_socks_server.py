@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import logging
 import resource
@@ -23,6 +24,7 @@ from tunnel.client import SocksServer
 from tunnel.errors import BadArgument, ErrorCode, LocalTunnelError, PeerError, TargetNotAllowed
 from tunnel.established import SubStream
 from tunnel.front import socks_server
+from tunnel.front.logins import FREE_FAILURES, PAUSE_S
 from tunnel.services import Services, StreamService
 from tunnel.services.splice import Splice
 
@@ -470,6 +472,30 @@ def test_logins_are_checked(make_front: Make, targets: MakeTarget) -> None:
     assert read_all(front.client(b"\x04\x01\0\x50\x7f\0\0\x01\0")) == b"\x00\x5b" + NOTHING
     assert read_all(front.client(b"CONNECT a:80 HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 407 ")
     assert target.accepted == 2
+
+
+@pytest.mark.parametrize("protocol", ["SOCKS5", "CONNECT"])
+def test_guessing_passwords_is_slow(make_front: Make, targets: MakeTarget, protocol: str) -> None:
+    front, target = make_front(users={"alice": "secret"}), targets(echo)
+    clock = [1_000.0]
+    assert front.server.logins is not None
+    front.server.logins.now_s = lambda: clock[0]
+
+    def answer(password: bytes) -> bytes:
+        if protocol == "SOCKS5":
+            return read_all(front.client(b"\x05\x01\x02\x01\x05alice" + bytes([len(password)]) + password))
+        credentials = base64.b64encode(b"alice:" + password)
+        head = b"CONNECT a:80 HTTP/1.1\r\nProxy-Authorization: Basic " + credentials
+        return read_all(front.client(head + b"\r\n\r\n"))
+
+    wrong = {answer(b"guess%d" % number) for number in range(FREE_FAILURES)}
+    assert len(wrong) == 1
+    slowed = {answer(b"another guess"), answer(b"secret")}
+    assert len(slowed) == 1, "the right password is refused too"
+    if protocol == "CONNECT":
+        assert b"too many wrong passwords from this address: try again in 10 s" in slowed.pop()
+    clock[0] += PAUSE_S
+    front.connect(target.port, login=(b"alice", b"secret"))
 
 
 def test_arguments(network: LocalNetwork, tmp_path: Path) -> None:

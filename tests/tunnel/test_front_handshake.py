@@ -77,8 +77,8 @@ def feed(pieces: list[bytes], handshake: Handshake) -> list[Event]:
     return events
 
 
-def only_alice(login: Login) -> bool:
-    return login == LOGIN
+def only_alice(login: Login) -> str:
+    return "" if login == LOGIN else "wrong user or password"
 
 
 def refused(data: bytes, handshake: Handshake | None = None) -> BadProxyRequest:

@@ -67,7 +67,8 @@ _FIELD_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 Login: TypeAlias = tuple[bytes, bytes]
 """User and password."""
 
-CheckLogin: TypeAlias = Callable[[Login], bool]
+CheckLogin: TypeAlias = Callable[[Login], str]
+"""The reason why a user and password are refused; "": they are accepted."""
 
 
 class ProxyProtocol(StrEnum):
@@ -190,7 +191,7 @@ class Handshake:
     """One connection of a client, until its target has answered.
 
     Args:
-        check_login: whether a user and password are valid; None: a login is not needed, and any is accepted.
+        check_login: why a user and password are refused; None: a login is not needed, and any is accepted.
     Attributes:
         step: see `Step`.
         protocol: None until the first byte.
@@ -306,8 +307,8 @@ class Handshake:
             return None
         # Lengths of 0 are accepted, against RFC 1929: curl sends them for an empty password.
         self._login = bytes(buffer[2:user_end]), bytes(buffer[user_end + 1 : end])
-        if self._check_login is not None and not self._check_login(self._login):
-            self._refuse_with(b"\x01\x01", "wrong user or password")
+        if self._check_login is not None and (reason := self._check_login(self._login)):
+            self._refuse_with(b"\x01\x01", reason)
         self._take(end)
         self._go(Step.SOCKS5_REQUEST)
         return Answer(b"\x01\x00")
@@ -410,8 +411,8 @@ class Handshake:
         if self._check_login is not None or credentials:
             if self._login is None:
                 self._refuse(0, 407, "this proxy needs a user and a password (Basic)", _CHALLENGE)
-            if self._check_login is not None and not self._check_login(self._login):
-                self._refuse(0, 407, "wrong user or password", _CHALLENGE)
+            if self._check_login is not None and (reason := self._check_login(self._login)):
+                self._refuse(0, 407, reason, _CHALLENGE)
         assert self._http_target is not None
         self._take(end + len(_HEAD_END))
         self._go(Step.REQUESTED)

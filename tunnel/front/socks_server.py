@@ -16,12 +16,12 @@ Each connection that fails is one line of the log at INFO, without its target; a
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Callable, Hashable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from reactor import (
     Broken,
@@ -43,6 +43,7 @@ from tunnel.errors import BadArgument, BadProxyRequest, LocalTunnelError, Tunnel
 from tunnel.front.entrance import Entrance, EntrancePlace, is_of_this_machine
 from tunnel.front.failures import REACH_S, failure_of, summary
 from tunnel.front.handshake import NEED_DATA, Answer, Failed, Handshake, Login, Opened, Request
+from tunnel.front.logins import Logins
 from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import TunnelStream
@@ -52,7 +53,6 @@ from tunnel.services.splice import Splice
 __all__ = [
     "HANDSHAKE_S",
     "MOST_CONNECTIONS",
-    "MOST_LOGIN_BYTES",
     "MOST_PENDING",
     "Isolation",
     "SocksServer",
@@ -74,7 +74,6 @@ _END: Final = "the exit"
 _READ_BYTES: Final = 2_048  # of a handshake; so much early data is sent at most
 _LINGER_S: Final = 2.0  # for a refused client to read its reply
 _MOST_LINGERED_BYTES: Final = 256 * 1024
-MOST_LOGIN_BYTES: Final = 255  # by the length byte of RFC 1929
 
 
 class Isolation(StrEnum):
@@ -125,7 +124,7 @@ class SocksServer:
     ) -> None:
         if not isinstance(getattr(node, "reactor", None), Reactor):
             raise TypeError(f"node: expected a Node, or the result of `connect`, got {node!r}")
-        self._users = None if users is None else _checked_users(users)
+        self.logins = None if users is None else Logins(users)  # not API
         self._on_failure = on_failure
         self._isolation = member(Isolation, isolation, "isolation")
         options = _tunnel_options(checked_id(exit_id, "exit_id"), hops, route)
@@ -225,7 +224,7 @@ class SocksServer:
 
     def _open(self, sock: SocketStream) -> Service[TunnelStream | None]:
         """The sub-stream of the client's request, after its reply. None: it was refused, and knows."""
-        handshake = Handshake(None if self._users is None else self._is_user)
+        handshake = Handshake(None if self.logins is None else partial(self._check, sock, self.logins))
         try:
             request = yield from timeout_after(HANDSHAKE_S, _read_request(sock, handshake))
         except BadProxyRequest as error:
@@ -253,6 +252,11 @@ class SocksServer:
             raise
         return stream
 
+    def _check(self, sock: SocketStream, logins: Logins, login: Login) -> str:
+        """See `CheckLogin`."""
+        is_unix = isinstance(self.address, Path)
+        return logins.refusal(login, "" if is_unix else sock.peername[0])
+
     def _key(self, login: Login | None) -> Hashable | None:
         """The isolation key of the pool."""
         match self._isolation:
@@ -262,13 +266,6 @@ class SocksServer:
                 return ()
             case _:
                 return None
-
-    def _is_user(self, login: Login) -> bool:
-        assert self._users is not None
-        user, password = login
-        # An unknown user takes as long as a wrong password.
-        is_right = hmac.compare_digest(password, self._users.get(user, b""))
-        return is_right and user in self._users
 
 
 def _log_failure(request: Request, failed: Failed) -> None:
@@ -314,19 +311,3 @@ def _tunnel_options(exit_id: bytes, hops: int | None, route: Route | None) -> Tu
             raise BadArgument("route: expected one to the exit, it leads to another node")
         options["route"] = route
     return options
-
-
-def _checked_users(users: Any) -> dict[bytes, bytes]:
-    if not isinstance(users, Mapping) or not users:
-        raise TypeError("users: expected a mapping with at least one user and password")
-    found = {}
-    for user, password in users.items():
-        if not isinstance(user, str) or not isinstance(password, str):
-            raise TypeError("users: expected names and passwords as text")
-        pair = user.encode(), password.encode()
-        if not all(1 <= len(each) <= MOST_LOGIN_BYTES for each in pair) or ":" in user:
-            raise BadArgument(
-                f"users: expected names and passwords of 1 to {MOST_LOGIN_BYTES} bytes, and no ':' in a name"
-            )
-        found[pair[0]] = pair[1]
-    return found

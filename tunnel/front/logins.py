@@ -1,0 +1,96 @@
+"""The users and passwords of a port, and a limit for those who guess them.
+
+    logins = Logins({"alice": "secret"})
+    logins.refusal((b"alice", b"secret"), "192.0.2.7")      # "": accepted
+
+A password may be short, and the port may be reachable from a whole network. So after `FREE_FAILURES` wrong
+passwords from one address only one in `PAUSE_S` is looked at, which leaves 8,640 guesses a day. All others
+are refused without a look, the right one too: a guesser who could tell the difference would not be slowed.
+
+Each user has a count of its own at each address. A program that keeps trying an old password therefore locks
+out only its own user there, and only at its own address. Names that are no user share one count, so a guesser
+cannot make more counts than there are users. IPv6 addresses count by their /64.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tunnel.errors import BadArgument
+from tunnel.front.handshake import Login
+from tunnel.routing.addresses import host_group
+
+__all__ = ["FREE_FAILURES", "MOST_COUNTS", "MOST_LOGIN_BYTES", "PAUSE_S", "Logins"]
+
+FREE_FAILURES: Final = 5
+PAUSE_S: Final = 10.0
+MOST_COUNTS: Final = 1_024
+"""Counts of failures. Beyond them the oldest is forgotten: a guesser with a thousand addresses has a thousand
+times as many guesses anyway."""
+MOST_LOGIN_BYTES: Final = 255  # by the length byte of RFC 1929
+
+
+class Logins:
+    """Checks logins.
+
+    Args:
+        users: password by user name.
+        now_s: a monotonic clock.
+    Attributes:
+        counts: failures that are not forgotten yet.
+    Raises:
+        TypeError: not a mapping of text to text, or an empty one. BadArgument: a user or password that is
+            empty or longer than 255 bytes, or a name with ":".
+    """
+
+    def __init__(self, users: Mapping[str, str], now_s: Callable[[], float] = time.monotonic) -> None:
+        self._users = _checked(users)
+        self.now_s = now_s
+        # By address and user, the oldest first: when all failures are forgotten. Each adds `PAUSE_S`.
+        self._forgotten_s: dict[tuple[bytes, bytes | None], float] = {}
+
+    @property
+    def counts(self) -> int:
+        return len(self._forgotten_s)
+
+    def refusal(self, login: Login, host: str) -> str:
+        """The reason why a login is refused, for the client; "": it is accepted.
+
+        Args:
+            host: the address of the client; "": a Unix socket, which only its owner can use.
+        """
+        user, password = login
+        count = host_group(host) if host else b"", user if user in self._users else None
+        now_s = self.now_s()
+        forgotten_s = max(self._forgotten_s.get(count, now_s), now_s)
+        wait_s = forgotten_s - now_s - (FREE_FAILURES - 1) * PAUSE_S
+        if wait_s > 0:
+            return f"too many wrong passwords from this address: try again in {wait_s:.0f} s"
+        # An unknown user takes as long as a wrong password.
+        is_right = hmac.compare_digest(password, self._users.get(user, b""))
+        if is_right and user in self._users:
+            return ""
+        self._forgotten_s.pop(count, None)
+        if len(self._forgotten_s) >= MOST_COUNTS:
+            del self._forgotten_s[next(iter(self._forgotten_s))]
+        self._forgotten_s[count] = forgotten_s + PAUSE_S
+        return "wrong user or password"
+
+
+def _checked(users: Any) -> dict[bytes, bytes]:
+    if not isinstance(users, Mapping) or not users:
+        raise TypeError("users: expected a mapping with at least one user and password")
+    found = {}
+    for user, password in users.items():
+        if not isinstance(user, str) or not isinstance(password, str):
+            raise TypeError("users: expected names and passwords as text")
+        pair = user.encode(), password.encode()
+        if not all(1 <= len(each) <= MOST_LOGIN_BYTES for each in pair) or ":" in user:
+            raise BadArgument(
+                f"users: expected names and passwords of 1 to {MOST_LOGIN_BYTES} bytes, and no ':' in a name"
+            )
+        found[pair[0]] = pair[1]
+    return found
