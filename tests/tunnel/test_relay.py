@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -39,6 +39,7 @@ class Stream:
         self._reader, self._writer = reader, writer
         self._pieces = [bytearray(piece) for piece in pieces]
         self.content_in = self.content_out = 0
+        self.pass_on: Callable[[memoryview], bool] | None = None
 
     @property
     def readable(self) -> Request:
@@ -56,6 +57,9 @@ class Stream:
 
     def readinto(self, buffer: memoryview) -> int:
         return self._reader.readinto(buffer)
+
+    def takes(self, count: int) -> bool:
+        return False  # memory pipes pass nothing on
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         return self._writer.write(data)

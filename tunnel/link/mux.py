@@ -3,7 +3,8 @@
 The socket side calls `space`, `received`, `pending` and `sent`; services use the streams (stream.py).
 Outgoing content is sealed straight into one buffer (scheduler.py), so the sending side has no queue of
 content. Incoming records are opened in place (records.py) and their cells applied one by one. Content goes
-to the queue of its stream, bounded by the credit that this side granted.
+to the queue of its stream, bounded by the credit that this side granted, or a relay passes it on at once
+(`MuxStream.pass_on`).
 
 Calls go one way: `Multiplexer` calls `MuxStream` and `StreamTable` (stream_table.py), and both of those
 call `LinkSender` (scheduler.py). None of them calls the multiplexer.
@@ -48,11 +49,12 @@ from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N
 from tunnel.link.stream_table import MuxLimits, StreamTable
 
-__all__ = ["Liveness", "Multiplexer", "MuxLimits", "MuxStream", "Pinger"]
+__all__ = ["PASSES_PER_RECEIVE", "Liveness", "Multiplexer", "MuxLimits", "MuxStream", "Pinger"]
 
-_UNKNOWN_WINDOW_BYTES: Final = (
-    1 << 20
-)  # a peer may have sent this much on a stream whose profile is unknown here
+# A peer may have sent this much on a stream whose profile is unknown here.
+_UNKNOWN_WINDOW_BYTES: Final = 1 << 20
+PASSES_PER_RECEIVE: Final = 32
+"""Chunks of one receive that are passed on at once. Each takes up to 0.2 ms; then other services run."""
 
 
 class Multiplexer(Generic[N]):
@@ -137,6 +139,7 @@ class Multiplexer(Generic[N]):
             self.last_received_s = self._now_s()
         incoming = self._in
         incoming.received(count)
+        self.table.passes_left = PASSES_PER_RECEIVE
         try:
             while (plain := incoming.next_record()) is not None:
                 for kind, stream_id, payload in split_cells(plain):

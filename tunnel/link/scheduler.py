@@ -335,6 +335,16 @@ class LinkSender:
         inside = self.fixed_bytes - RECORD_OVERHEAD - CELL_HEAD_BYTES
         return inside - min(self.control.size, inside // 2)
 
+    def has_room(self, stream: SendingStream, count: int) -> bool:
+        """Whether `emit` seals so many bytes of content now; False also if it would have to look closer."""
+        out = self.out
+        return (
+            not self.fixed_bytes
+            and not len(self.turns)
+            and stream.control_mark <= self.control.taken
+            and out.size_for(CELL_HEAD_BYTES + count) <= out.room
+        )
+
     def emit(self, stream: SendingStream, kind: CellType, payload: bytes | memoryview) -> bool:
         """Seal one DATA or STATUS cell if it is the stream's turn and there is room; returns whether it was.
 

@@ -17,6 +17,7 @@ and reports through `readable`, `writable` and `failed`.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -78,6 +79,8 @@ class MuxStream(Generic[N]):
         status: the status that the other end sent; None until it arrives.
         error: the reason why the stream failed. It is sticky: every call that it concerns raises it.
         failed: set when the stream fails, for a service that neither reads nor writes; None: no such service.
+        pass_on: called with content that arrives while none is unread; True: it was taken, and is not queued.
+            The view is valid during the call only, and may be written to.
         content_in, content_out: bytes read and written.
         control_mark: number of its last control cell, see `LinkSender.queue_for`.
     """
@@ -98,6 +101,7 @@ class MuxStream(Generic[N]):
         "id",
         "is_opener",
         "owed",
+        "pass_on",
         "profile",
         "queue",
         "readable",
@@ -136,6 +140,7 @@ class MuxStream(Generic[N]):
         self._read_error: TunnelError | None = None
         self.error: TunnelError | None = None
         self.failed: N | None = None
+        self.pass_on: Callable[[memoryview], bool] | None = None
         self.control_mark = 0
         self.readable = readable
         self.writable = writable
@@ -210,9 +215,13 @@ class MuxStream(Generic[N]):
         return piece
 
     def _was_read(self, count: int) -> None:
-        """Owe the peer credit for content that left the queue; send it once it is worth a cell."""
-        self.content_in += count
+        """Content left the queue."""
         self.table.budget.free(self, count, is_empty=not self.queue.size)
+        self._was_taken(count)
+
+    def _was_taken(self, count: int) -> None:
+        """Owe the peer credit for content; send it once it is worth a cell."""
+        self.content_in += count
         self.owed += count
         self._read_since += count
         if 2 * self.owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
@@ -267,6 +276,16 @@ class MuxStream(Generic[N]):
         self.credit -= count
         self.content_out += count
         return count
+
+    def takes(self, count: int) -> bool:
+        """Whether `write` takes as many bytes of the current piece now."""
+        return (
+            self.error is None
+            and self._send_half in MAY_SEND_DATA
+            and count <= self._piece_left
+            and count <= self.credit
+            and self.table.sender.has_room(self, count)
+        )
 
     def flush(self) -> None:
         """Do nothing: content that `write` took leaves as soon as the socket takes it."""
@@ -350,8 +369,13 @@ class MuxStream(Generic[N]):
             raise LinkError(f"stream {self.id}: {count} bytes of content, credit for {self.granted}")
         self.granted -= count
         is_news = not self.queue.size
+        table = self.table
+        if is_news and self.pass_on is not None and table.passes_left and self.pass_on(payload):
+            table.passes_left -= 1
+            self._was_taken(count)
+            return
         self.queue.append(payload, now_s)
-        self.table.budget.add(self, count)
+        table.budget.add(self, count)
         if is_news:
             self.readable.set()
 

@@ -76,6 +76,7 @@ class StreamTable(Generic[S]):
         own: number of streams that this side opened.
         window_bytes: all their receive windows together.
         late_bytes: content that may still arrive for ended streams.
+        passes_left: pieces of this receive that may still be passed on at once (`MuxStream.pass_on`).
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class StreamTable(Generic[S]):
         "budget",
         "late_bytes",
         "own",
+        "passes_left",
         "peer_id",
         "sender",
         "streams",
@@ -110,6 +112,7 @@ class StreamTable(Generic[S]):
         self.own = 0
         self.window_bytes = 0
         self.late_bytes = 0
+        self.passes_left = 0
 
     # -- new streams ----------------------------------------------------------------------------------
 

@@ -229,13 +229,20 @@ def _relay_both(
         count()
 
 
-# The chunk loop: the hot path. A chunk is taken, permuted in place and sealed for the next link. A chunk that
-# arrived in one record, as our nodes send them, is permuted in its own buffer; others are assembled first.
+# The chunk loop: the hot path. A chunk takes one of two ways.
+#
+# The short way: a whole chunk arrives in one record, as our nodes send them, and the next link has room. Then
+# the link that receives it passes it on in the same step: permuted in the receive buffer, sealed into the
+# send buffer, with no queue, copy or wake between. The ordinary way, for all other chunks, leads through the
+# stream's queue and this service, which waits for room or for the rest of the chunk.
+#
 # Sealed records leave when the link's writer runs, so the chunks of one `recv` leave in one `send`.
 
 
 class Duplex(Counted, Protocol):
     """A stream as a relay uses it."""
+
+    pass_on: Callable[[memoryview], bool] | None
 
     @property
     def readable(self) -> Request: ...
@@ -243,6 +250,7 @@ class Duplex(Counted, Protocol):
     def writable(self) -> Request: ...
     def take_piece(self, size: int, /) -> bytearray | None: ...
     def readinto(self, buffer: memoryview, /) -> int: ...
+    def takes(self, count: int, /) -> bool: ...
     def write(self, data: bytes | bytearray | memoryview, /) -> int: ...
 
 
@@ -260,36 +268,65 @@ def relay(
     """
     reader, writer = ReadYield(source), WriteYield(sink)
     number = 0
-    while True:
-        chunk = source.take_piece(chunk_bytes)
-        if chunk is None:
-            chunk = yield from _collect(source, reader, chunk_bytes, number)
+    is_waiting = False  # for the first byte of a chunk, with all earlier chunks written
+    failure: Exception | None = None
+
+    def pass_on(chunk: memoryview) -> bool:
+        nonlocal number, failure
+        if not is_waiting or len(chunk) != chunk_bytes or not sink.takes(chunk_bytes):
+            return False
+        try:
+            permute(chunk, number)
+            sink.write(chunk)
+        except Exception as error:  # noqa: BLE001 - it ends this frame, not the link that has called
+            failure = error
+            return False  # the chunk is queued, which wakes this service
+        number += 1
+        return True
+
+    source.pass_on = pass_on
+    try:
+        while True:
+            try:
+                chunk = _begin_chunk(source, chunk_bytes)
+            except BlockingIOError:
+                is_waiting = True
+                yield source.readable
+                is_waiting = False
+                if failure is not None:
+                    raise failure from None
+                continue
             if chunk is None:
                 return number
-        permute(memoryview(chunk), number)
-        number += 1
-        yield from writer.write_all(chunk)
-        del chunk  # a quiet frame holds no chunk
+            if len(chunk) < chunk_bytes:
+                chunk = yield from _complete(reader, chunk, chunk_bytes, number)
+            permute(memoryview(chunk), number)
+            number += 1
+            yield from writer.write_all(chunk)
+            del chunk  # a quiet frame holds no chunk
+    finally:
+        source.pass_on = None
 
 
-def _collect(
-    source: Duplex, reader: ReadYield, chunk_bytes: int, number: int
-) -> Generator[Any, Any, bytearray | None]:
-    """Wait for a chunk and assemble it if it is not in one piece. None: FIN came instead."""
-    # Many halves never carry a byte, and most chunks arrive whole: allocate no buffer before it is needed.
+def _begin_chunk(source: Duplex, chunk_bytes: int) -> bytearray | None:
+    """Take the next chunk, or the first byte of one that is not in one piece. None: FIN came instead.
+
+    Raises:
+        BlockingIOError: nothing has arrived. Errors of the stream.
+    """
+    chunk = source.take_piece(chunk_bytes)
+    if chunk is not None:
+        return chunk
     first = bytearray(1)
-    while True:
-        chunk = source.take_piece(chunk_bytes)
-        if chunk is not None:
-            return chunk
-        try:
-            if not source.readinto(memoryview(first)):
-                return None
-            break
-        except BlockingIOError:
-            yield source.readable
-    chunk = first + bytes(chunk_bytes - 1)
-    view, have = memoryview(chunk), 1
+    return first if source.readinto(memoryview(first)) else None
+
+
+def _complete(
+    reader: ReadYield, begun: bytearray, chunk_bytes: int, number: int
+) -> Generator[Any, Any, bytearray]:
+    """Assemble a chunk that did not arrive in one piece."""
+    chunk = begun + bytes(chunk_bytes - len(begun))
+    view, have = memoryview(chunk), len(begun)
     while have < chunk_bytes:
         count = yield from reader.readinto(view[have:])
         if not count:
