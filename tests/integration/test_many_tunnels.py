@@ -1,5 +1,5 @@
-"""A thousand concurrent tunnels over one link, one of which is never read. The others succeed, and the memory
-of the nodes stays within their stated budget.
+"""A thousand concurrent tunnels over one or two links, one of which is never read. The others succeed, and
+the memory of the nodes stays within their stated budget.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def test_all_tunnels_but_the_unread_one_finish(
             for _ in range(count - 1)
         ]
         group.wait_until(lambda: held.asked == count)
-        assert [node.open_links for node in nodes] == [1, 2, 1]
+        # A link whose windows are taken to a half is crowded.
+        links = 1 + (count * geometry.window_bytes > MuxLimits().window_bytes // 2)
+        assert [node.open_links for node in nodes] == [links, 2 * links, links]
         assert [node.open_streams for node in nodes] == [count, 2 * count, count]
         # Nothing has been read yet, so all sent content is buffered here.
         group.wait_until(lambda: _unread(bob) >= count * geometry.chunk_bytes // 2)
@@ -85,7 +87,7 @@ def test_all_tunnels_but_the_unread_one_finish(
         # A window, which may have grown while the stream was alone.
         assert 0 < _unread(bob) <= MuxLimits().max_window_bytes
         assert _unread(relay) <= MuxLimits().max_window_bytes
-        assert [node.open_links for node in nodes] == [1, 2, 1]
+        assert [node.open_links for node in nodes] == [links, 2 * links, links]
 
         group.call(held.let)
         with stalled.result(PATIENCE_S) as result:

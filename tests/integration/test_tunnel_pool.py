@@ -268,7 +268,7 @@ def _set(signal: Signal) -> Service[None]:
 
 
 def test_the_idle_tunnel_used_least_recently_makes_room(make_front: Make) -> None:
-    front = make_front(most=2)
+    front = make_front(most=2, room_s=0.05)
     busy = front.open("a")
     front.open("b").give_up()
     front.wait(lambda: not front.node.tunnels[1].core.own_streams)
@@ -280,6 +280,20 @@ def test_the_idle_tunnel_used_least_recently_makes_room(make_front: Make) -> Non
     third.give_up()
     front.wait(lambda: not front.node.tunnels[2].core.own_streams)
     assert front.echo(front.open("d"), b"2") == b"2"
+
+
+@pytest.mark.parametrize("key", ["c", None], ids=["shared", "alone"])
+def test_a_connection_waits_for_a_tunnel_while_all_are_in_use(
+    net: LocalNetwork, make_front: Make, key: str | None
+) -> None:
+    front = make_front(most=2)
+    front.open("a")
+    second = front.open("b")
+    opening = [net.submit(front.pool.open(ECHO, key)) for _ in range(3)]
+    second.give_up()
+    front.streams += [each.result(timeout=PATIENCE_S) for each in opening]
+    # A tunnel for one connection alone is in nobody's way once it is used.
+    assert front.node.asked == (5 if key is None else 3)
 
 
 def test_a_refusal_of_the_exit_is_final(make_front: Make) -> None:

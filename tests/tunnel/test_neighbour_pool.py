@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ TWO = replace(POOLED, links=2)
 class FakeLink:
     streams: int = 0
     can_open: bool = True
+    is_crowded: bool = False
 
 
 class Middle:
@@ -65,6 +67,35 @@ def test_a_stream_takes_the_link_with_the_fewest() -> None:
     first.can_open = False
     assert links.choose() is None
     assert links.wants_dial(0.0, waiting=1)
+
+
+def test_a_crowded_link_is_the_last_choice() -> None:
+    links = pool()
+    first = dialled(links)
+    first.streams, first.is_crowded = 512, True
+    assert links.choose() is None
+    assert links.wants_dial(0.0, waiting=1)
+    assert links.choose(with_crowded=True) is first
+    second = dialled(links)
+    assert links.choose() is links.choose(with_crowded=True) is second
+    first.can_open = False
+    second.is_crowded = True
+    assert links.choose() is None
+    assert links.choose(with_crowded=True) is second
+
+
+@pytest.mark.parametrize("crowded", [0, 1, 2])
+def test_a_second_link_beside_a_crowded_one_is_kept(crowded: int) -> None:
+    """Whichever side dialled it, and at both sides."""
+    for own, peer in ((LOW, HIGH), (HIGH, LOW)):
+        links = pool(own=own, peer=peer)
+        both = [dialled(links), FakeLink(streams=1)]
+        links.add(both[1], 0.0, is_dialler=False)
+        for link in both[:crowded]:
+            link.is_crowded = True
+        retired = links.retire(1.0)
+        is_surplus = own == HIGH  # the link that this side has dialled
+        assert retired == ([both[not is_surplus]] if not both[is_surplus].is_crowded else [])
 
 
 def test_a_neighbour_without_an_address_is_not_dialled() -> None:

@@ -35,7 +35,7 @@ from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
-__all__ = ["ATTEMPTS", "LIFE_S", "MOST_TUNNELS", "OPEN_S", "RETRY_S", "OpensTunnels", "TunnelPool"]
+__all__ = ["ATTEMPTS", "LIFE_S", "MOST_TUNNELS", "OPEN_S", "RETRY_S", "ROOM_S", "OpensTunnels", "TunnelPool"]
 
 log = logging.getLogger("tunnel.front")
 
@@ -47,6 +47,9 @@ MOST_TUNNELS: Final = 64
 
 OPEN_S: Final = 20.0
 """Time limit for opening a tunnel, up to the first chunk of the exit."""
+
+ROOM_S: Final = 15.0
+"""How long a connection waits for a tunnel while all are in use."""
 
 ATTEMPTS: Final = 4
 """Tunnels that a connection tries. A node that failed is avoided by the next route, if it is known which."""
@@ -112,7 +115,7 @@ class TunnelPool:
         options: of each tunnel, as for `Node.open_tunnel`.
         most: limit of tunnels that take sub-streams. Above it the idle one that was used least recently is
             closed.
-        life_s, open_s: see `LIFE_S`, `OPEN_S`.
+        life_s, open_s, room_s: see `LIFE_S`, `OPEN_S`, `ROOM_S`.
     Attributes:
         advise: gives the hint of an error of `open`, where no tunnel can be opened.
     """
@@ -126,6 +129,7 @@ class TunnelPool:
         most: int = MOST_TUNNELS,
         life_s: float = LIFE_S,
         open_s: float = OPEN_S,
+        room_s: float = ROOM_S,
     ) -> None:
         self._node = node
         self._exit_id = exit_id
@@ -133,6 +137,7 @@ class TunnelPool:
         self._most = most
         self._life_s = life_s
         self._open_s = open_s
+        self._room_s = room_s
         self.advise: Advise = no_advice
         self._places: OrderedDict[Hashable, list[_Place]] = OrderedDict()  # the key used last is last
         self._waiting: list[Signal] = []  # of those that wait for room
@@ -197,6 +202,7 @@ class TunnelPool:
 
     def _take(self, key: Hashable) -> Service[_Place]:
         """A tunnel of this key with room for a sub-stream, to be opened without another wait."""
+        ends_s: float = (yield CurrentTime()) + self._room_s
         while True:
             places = self._places.get(key, [])
             for place in places:
@@ -204,16 +210,18 @@ class TunnelPool:
                     self._places.move_to_end(key)
                     return place
             opening = next((place for place in places if place.tunnel is None), None)
+            if opening is None and not self._makes_room():
+                yield from self._wait_for_room(ends_s)
+                continue
             if opening is None:
                 opening = yield from self._open_another(key)
             yield from opening.wait()
 
     def _take_alone(self) -> Service[_Place]:
         """A tunnel for one sub-stream, to be opened without another wait."""
-        while self._is_full and self._is_opening:  # such a tunnel is in nobody's way once it is used
-            signal = Signal()
-            self._waiting.append(signal)
-            yield signal
+        ends_s: float = (yield CurrentTime()) + self._room_s
+        while not self._makes_room():
+            yield from self._wait_for_room(ends_s)
         place = yield from self._open_another(object())
         try:
             yield from place.wait()
@@ -221,13 +229,26 @@ class TunnelPool:
             place.leave.set()  # also if nobody wants it any more
         return place
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self) >= self._most
+    def _makes_room(self) -> bool:
+        """Whether another tunnel can be opened; an idle one is closed for it."""
+        if len(self) >= self._most:
+            self._drop_idle()
+        # Those that finish their last sub-streams are no longer counted by `len`.
+        return len(self) < self._most and len(self._scope) < _MOST_ENDING * self._most
 
-    @property
-    def _is_opening(self) -> bool:
-        return any(place.tunnel is None for places in self._places.values() for place in places)
+    def _wait_for_room(self, ends_s: float) -> Service[None]:
+        """Wait until a tunnel may have become free. Raises TableFull: not before `ends_s`."""
+        left_s = ends_s - (yield CurrentTime())
+        if left_s <= 0:
+            raise self._no_room()
+        signal = Signal()
+        self._waiting.append(signal)
+        yield Select(signal, Sleep(min(left_s, _LOOK_S)))  # nothing tells that a tunnel has become idle
+        if signal in self._waiting:
+            self._waiting.remove(signal)
+
+    def _no_room(self) -> TableFull:
+        return TableFull(f"all {self._most} tunnels to that node are in use")
 
     def _wake(self) -> None:
         """Let those try again that wait for room."""
@@ -235,11 +256,8 @@ class TunnelPool:
             self._waiting.pop().set()
 
     def _open_another(self, key: Hashable) -> Service[_Place]:
-        if self._is_full:
-            self._drop_idle()
-        # Those that finish their last sub-streams are no longer counted by `len`.
-        if self._is_full or len(self._scope) >= _MOST_ENDING * self._most:
-            raise TableFull(f"all {self._most} tunnels to that node are in use")
+        if not self._makes_room():
+            raise self._no_room()
         place = _Place()
         self._places.setdefault(key, []).append(place)
         try:

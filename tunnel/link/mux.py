@@ -197,6 +197,11 @@ class Multiplexer(Generic[N]):
         """Whether `open` can open a stream of the default profile."""
         return self.error is None and not self._has_left and not self._peer_has_left and self.table.can_open
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether another link, if there is one, should take the next stream."""
+        return self.table.is_crowded
+
     def open(self, profile: Profile, *, extra_window: int = 0) -> MuxStream[N]:
         """Open a stream; OPEN is queued, and leaves with the first content.
 

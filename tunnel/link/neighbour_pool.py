@@ -37,6 +37,10 @@ class PooledLink(Protocol):
     def can_open(self) -> bool:
         """Whether it takes another stream."""
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether another link should take the next stream; the same at both sides."""
+
 
 L = TypeVar("L", bound=PooledLink)
 
@@ -118,21 +122,23 @@ class NeighbourPool(Generic[L]):
 
     # -- choosing a link ------------------------------------------------------------------------------
 
-    def choose(self) -> L | None:
+    def choose(self, *, with_crowded: bool = False) -> L | None:
         """Choose the link for a stream that is opened now: the one with the fewest streams.
 
+        Args:
+            with_crowded: crowded links too, since no other can be had.
         Returns:
             None: no link takes a stream; dial, or wait.
         """
-        usable = [entry for entry in self._entries if self._is_usable(entry)]
+        usable = [entry for entry in self._entries if self._is_usable(entry, with_crowded=with_crowded)]
         if not usable:
             return None
         entry = min(usable, key=lambda entry: entry.link.streams)
         entry.used += 1
         return entry.link
 
-    def _is_usable(self, entry: _Entry[L]) -> bool:
-        if entry.retired or not entry.link.can_open:
+    def _is_usable(self, entry: _Entry[L], *, with_crowded: bool = False) -> bool:
+        if entry.retired or not entry.link.can_open or (entry.link.is_crowded and not with_crowded):
             return False
         limit = self._policy.streams_per_link
         if not limit:
@@ -219,7 +225,8 @@ class NeighbourPool(Generic[L]):
         most = max(1, policy.links)
         for entry in reversed(live):
             is_surplus = not policy.streams_per_link and entry.is_dialler is self._peers_links_stay
-            if len(live) > most and is_surplus and any(e.is_dialler is not entry.is_dialler for e in live):
+            others = [e for e in live if e.is_dialler is not entry.is_dialler and not e.link.is_crowded]
+            if len(live) > most and is_surplus and others:
                 live.remove(entry)
                 leaving.append(entry)
         for entry in reversed(live):

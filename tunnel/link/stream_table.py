@@ -121,6 +121,12 @@ class StreamTable(Generic[S]):
         """Whether this side may open another stream."""
         return self.own < self._limits.peer_max_streams and self.unused_id <= _MAX_STREAM_ID
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the streams of both sides have half of the windows: those of one side alone would otherwise
+        leave none for the answers of the other."""
+        return 2 * self.window_bytes >= self._limits.window_bytes
+
     def next_id(self, window_bytes: int) -> int:
         """The number for a new stream of this side.
 

@@ -30,6 +30,7 @@ from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits, TunnelBudget
 from tunnel.node.log_limit import LogLimit
 from tunnel.node.query.incoming_replies import PendingQuery
+from tunnel.node.waits import Places
 from tunnel.onion.codec import OnionCodec
 from tunnel.routing.addresses import AddressRules, IpRange, lans_of
 from tunnel.routing.draw_route import RouteProvider
@@ -168,7 +169,7 @@ class NodeContext:
         rules: the address rules of this network.
         scope: owns every service of the node; a failure of one does not end the others.
         pending: queries of this node that wait for a reply, by query id.
-        queries: number of queries of this node in progress, in any mode.
+        queries: the places of this node's queries in any mode, and of its tunnels.
         invitations: query ids of reply blocks that this node has put into replies.
         connect: makes the connections of the links that this node dials.
         receipts: challenges of this node's replies in mode `cached`, each with the signal of its receipt.
@@ -212,7 +213,7 @@ class NodeContext:
     connect: Connect = connect_tcp
     rng: random.Random = field(default_factory=random.SystemRandom)
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
-    queries: int = 0
+    queries: Places = field(init=False)
     own: set[PendingQuery] = field(default_factory=set)
     invitations: dict[bytes, None] = field(default_factory=dict)
     receipts: dict[bytes, Signal] = field(default_factory=dict, repr=False)
@@ -230,6 +231,7 @@ class NodeContext:
 
     def __post_init__(self) -> None:
         own_id = self.descriptor.node_id
+        self.queries = Places(self.limits.queries, self.limits.waiting_queries, "queries and tunnels")
         self.newcomers = Newcomers(self.limits.half_open, rng=self.rng)
         self.turns = HeaderTurns(per_s=HEADERS_PER_S[self.engine.name])
         self.log_limit = LogLimit(log, self.name, self.now_s)

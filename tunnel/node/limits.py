@@ -204,7 +204,8 @@ class Limits:
     links_per_address: int = 64
     half_open: int = 128  # incoming connections with an unfinished handshake; a newcomer displaces another
     streams_per_link: int = 1024  # that a neighbour may have open on one link
-    queries: int = 1024  # of this node, waiting for a result at the same time
+    queries: int = 1024  # of this node, waiting for a result at the same time; tunnels included
+    waiting_queries: int = bounded(10_000, least=0)  # that wait for a place among them
     # KiB of a padding record: a whole chunk; a constant rate needs at least 5.
     padding_units: int = bounded(16, most=63)
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from reactor import Closed, ReadYield, Scope, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor import Closed, ReadYield, Scope, Select, Service, Signal, Sleep, TimedOut, timeout_after
 from reactor.core.task import name_of
 from reactor.io.streams import ReadStream
-from tunnel.errors import ErrorCode, PeerError
+from tunnel.errors import ErrorCode, PeerError, TableFull
 
 __all__ = [
     "Counted",
+    "Places",
     "Post",
     "Turn",
     "UntakenBytes",
@@ -183,6 +184,65 @@ class Turn:
             self.gaps += 1
         if queue and queue[0] is not None:
             queue[0].set()
+
+
+class Places:
+    """A number of users at a time; further ones wait, first come, first served.
+
+    Args:
+        most: users at a time. most_waiting: that may wait.
+        what: the users, for errors, such as "queries".
+    """
+
+    def __init__(self, most: int, most_waiting: int, what: str) -> None:
+        self._most = most
+        self._most_waiting = most_waiting
+        self._what = what
+        self._taken = self._given_back = 0
+        self._queue: dict[Signal, None] = {}
+
+    def __len__(self) -> int:
+        """Users that have a place, or wait for one."""
+        return self._taken + len(self._queue)
+
+    def take(self, patience_s: float) -> Service[None]:
+        """Wait for a place; `give_back` returns it. Cancellation: none is taken.
+
+        Args:
+            patience_s: how long to wait while nobody gives a place back.
+        Raises:
+            TableFull: the patience is over, or too many wait already.
+        """
+        if self._taken < self._most:
+            self._taken += 1
+            return
+        if len(self._queue) >= self._most_waiting:
+            raise TableFull(f"{len(self._queue)} {self._what} wait already, the limit of this node")
+        place = Signal()
+        self._queue[place] = None
+        try:
+            while place in self._queue:
+                given_back = self._given_back
+                yield Select(place, Sleep(patience_s))
+                if place in self._queue and self._given_back == given_back:
+                    text = f"{self._taken} {self._what} are running, the limit of this node"
+                    raise TableFull(f"{text}, and none has ended within {patience_s:g} s")
+        except BaseException:
+            if place in self._queue:
+                del self._queue[place]
+            else:
+                self.give_back()  # the place came at the same moment
+            raise
+
+    def give_back(self) -> None:
+        """Leave the place to the first that waits."""
+        self._given_back += 1
+        if self._queue:
+            place = next(iter(self._queue))
+            del self._queue[place]
+            place.set()
+        else:
+            self._taken -= 1
 
 
 def release_dropped(post: Post, release: Callable[[], object], text: str | None, source: object) -> None:

@@ -122,6 +122,11 @@ class Link:
         """Whether a stream can be opened now."""
         return not self.is_retired and self.mux.can_open
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the next stream should take another link."""
+        return self.mux.is_crowded
+
     def open(self, profile: Profile) -> Stream:
         """Open a stream. Raises TableFull: the neighbour allows no more of them."""
         self.used_s = self._node.now_s()

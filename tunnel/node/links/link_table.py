@@ -121,13 +121,26 @@ class LinkTable:
         for _ in range(_ATTEMPTS):
             pool = self.pools.get(peer_id)
             link = pool.choose() if pool is not None else None
+            if link is None:
+                link = yield from self._dial_or_share(peer_id, is_own=is_own)
             if link is not None:
                 stream = link.open(profile)
                 if self._is_once or self.is_leaving:
                     link.retire()
                 return stream
-            yield from self.dial(peer_id, is_own=is_own)
         raise NextRefused("the links to it end as soon as they begin")
+
+    def _dial_or_share(self, peer_id: bytes, *, is_own: bool) -> Service[Link | None]:
+        """Dial; if that fails, return a crowded link, or raise as `dial`."""
+        try:
+            yield from self.dial(peer_id, is_own=is_own)
+        except PeerError:
+            pool = self.pools.get(peer_id)
+            link = pool.choose(with_crowded=True) if pool is not None else None
+            if link is None:
+                raise
+            return link
+        return None
 
     # -- dialling --------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ from tunnel.errors import (
     ProfileError,
     QueryFailed,
     StreamReset,
+    TableFull,
 )
 from tunnel.modes import MODES, ErrorMode
 from tunnel.node.context import NodeContext, Stream
@@ -89,8 +90,8 @@ __all__ = [
     "build_query",
     "exchange",
     "explain",
+    "in_query_place",
     "query_service",
-    "query_slot",
     "query_with_retries",
     "registered",
     "submit",
@@ -259,9 +260,10 @@ def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResu
             OSError: reading the content failed.
     """
     check_served(request.mode)
-    with query_slot(node), spooled(0 if request.sinks else request.replies) as spools:
+    with spooled(0 if request.sinks else request.replies) as spools:
         try:
-            return (yield from timeout_after(request.timeout_s, _query(node, request, spools)))
+            query = in_query_place(node, _query(node, request, spools))
+            return (yield from timeout_after(request.timeout_s, query))
         except TimedOut as error:
             text = f"the query was not done within {request.timeout_s} s"
             raise QueryFailed(text, ErrorCode.TIMEOUT) from error
@@ -287,16 +289,23 @@ def _query(node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...]) 
     )
 
 
-@contextmanager
-def query_slot(node: NodeContext) -> Iterator[None]:
-    """Count a query or a tunnel while it runs. Raises QueryFailed: the node's limit is reached."""
-    if node.queries >= node.limits.queries:
-        raise QueryFailed(f"{node.queries} queries are running already, the limit of this node")
-    node.queries += 1
+def in_query_place(node: NodeContext, service: Service[T]) -> Service[T]:
+    """Run a query or a tunnel in one of the node's places, and wait for that first.
+
+    Raises:
+        QueryFailed (BUSY): too many wait already, or none has ended for `idle_s`. Errors of the service.
+    """
     try:
-        yield
+        try:
+            yield from node.queries.take(node.limits.idle_s)
+        except TableFull as error:
+            raise QueryFailed(str(error), error.code) from error
+        try:
+            return (yield from service)
+        finally:
+            node.queries.give_back()
     finally:
-        node.queries -= 1
+        service.close()  # on purpose, if this ended before the place came
 
 
 @contextmanager

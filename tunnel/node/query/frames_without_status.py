@@ -19,7 +19,7 @@ from tunnel.arguments import LEAST_SECONDS, checked_count, checked_seconds
 from tunnel.errors import LocalTunnelError, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.context import NodeContext
-from tunnel.node.query.attempts import exchange, query_slot, registered
+from tunnel.node.query.attempts import exchange, in_query_place, registered
 from tunnel.node.query.contents import Content, as_content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.query.incoming_replies import PendingQuery, QueryResult, Sink, spooled
@@ -159,7 +159,8 @@ def _send(
     idle_s: float,
 ) -> Service[int]:
     """Build a frame in a thread, send it and wait for its answers. Returns the content's length."""
-    with query_slot(node):
+
+    def send() -> Service[int]:
         frame: OutgoingFrame = yield RunInThread(build)
         if node.scope.is_cancelled:
             raise NodeStopped()
@@ -171,6 +172,8 @@ def _send(
                 text = f"{error}, at a place that is not known ({error.code.name})"
                 raise QueryFailed(text, error.code) from error
         return writer.content_bytes
+
+    return (yield from in_query_place(node, send()))
 
 
 def _exchange(

@@ -45,7 +45,7 @@ from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.attempts import explain, query_slot
+from tunnel.node.query.attempts import explain, in_query_place
 from tunnel.node.relay.status_reporter import Reporter, wait_status
 from tunnel.node.tunnels.pump import pump
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams, service_handler
@@ -330,12 +330,15 @@ def _carried(
 ) -> Service[Report | None]:
     """Open a tunnel, wait for `use`, and close the tunnel that it returns. Raises as `with_tunnel`."""
     node.counters.tunnels += 1
+
+    def carry() -> Service[Report | None]:
+        circuit: Circuit = yield RunInThread(
+            partial(node.codec.circuit, route, profile, now_s=node.wall_clock())
+        )
+        return (yield from _Carriage(node, _Sent(route, circuit), services).run(use))
+
     try:
-        with query_slot(node):
-            circuit: Circuit = yield RunInThread(
-                partial(node.codec.circuit, route, profile, now_s=node.wall_clock())
-            )
-            return (yield from _Carriage(node, _Sent(route, circuit), services).run(use))
+        return (yield from in_query_place(node, carry()))
     except BaseException:
         node.counters.tunnels_failed += 1
         raise
