@@ -418,7 +418,7 @@ def check_tables(node: Node, running: int) -> None:
     held = {
         "pending": (len(context.pending), running),
         "own": (len(context.own), running),
-        "queries": (context.queries, running),
+        "queries": (len(context.queries), running),
         "invitations": (len(context.invitations), limits.queries),
         "half open": (context.half_open, limits.half_open),
         "links": (node.open_links, limits.links + limits.half_open),
@@ -439,7 +439,7 @@ def check_idle(node: Node) -> None:
         "half open": context.half_open,
         "pending": len(context.pending),
         "own": len(context.own),
-        "queries": context.queries,
+        "queries": len(context.queries),
         "receipts": len(context.receipts),
         "turns": len(context.turns),
         "unread": context.budget.used_bytes,
