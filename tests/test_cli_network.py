@@ -297,7 +297,7 @@ def test_keygen_of_a_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["ping", "127.0.0.1:1"], "two services have the name 'ping'"),
         (["a b", "127.0.0.1:1"], "mtun publish: name = 'a b': expected a name"),
         (["web", "127.0.0.1"], "mtun publish: to = '127.0.0.1': expected a host and a port"),
-        (["web", "127.0.0.1:1", "--client", "ff"], "mtun publish: clients = ['ff']: expected"),
+        (["web", "127.0.0.1:1", "--client", "ff"], "mtun publish: clients: 'ff' is no public key: expected"),
     ],
 )
 def test_publish_checks_its_arguments_before_it_runs_a_node(

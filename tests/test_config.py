@@ -20,7 +20,7 @@ from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_confi
 from tunnel.config.kinds import write_toml
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, SocksEntry, reference
 from tunnel.config.settings import REQUIRED, TABLES
-from tunnel.errors import ConfigError
+from tunnel.errors import CannotListen, ConfigError
 from tunnel.established import Target, TargetKind, TunnelLimits
 from tunnel.front.socks_server import Isolation
 from tunnel.geometry import Profile
@@ -445,7 +445,10 @@ def test_places_that_a_node_cannot_use_are_named_with_their_setting(
     with socket.create_server(("127.0.0.1", 0)) as taken, Reactor() as reactor:
         text = text.format(port=taken.getsockname()[1])
         config = make_config(tomllib.loads(text), folder=tmp_path, source="node.toml", environment={})
-        with pytest.raises(ConfigError, match=re.escape(words)) as caught, ConfiguredNode(config, reactor):
+        with (
+            pytest.raises((ConfigError, CannotListen), match=re.escape(words)) as caught,
+            ConfiguredNode(config, reactor),
+        ):
             pass
     assert hint in caught.value.hint
 

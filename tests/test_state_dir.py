@@ -28,7 +28,7 @@ from tunnel.cli.main import main
 from tunnel.config import NodeConfig, make_config
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import PeerFiles, list_peer_files, write_descriptor
-from tunnel.errors import ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
+from tunnel.errors import CannotListen, ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys, keygen_hint
@@ -119,7 +119,7 @@ def test_links_are_not_followed(state: Path, tmp_path: Path) -> None:
 
 
 def test_two_nodes_do_not_use_one_folder(state: Path) -> None:
-    with StateDir(state), pytest.raises(StateError, match=f"in use by another node .process {os.getpid()}"):
+    with StateDir(state), pytest.raises(StateError, match=f"in use by a running node .process {os.getpid()}"):
         StateDir(state)
     StateDir(state).close()
 
@@ -176,7 +176,7 @@ def test_a_start_that_fails_costs_nothing(config: NodeConfig, tmp_path: Path) ->
         tables = {"node": {"state": "other", "keys": "other/keys", "listen": taken}}
         other = make_config(tables, folder=tmp_path, source="test", environment={})
         assert main(["keygen", str(other.keys)]) == 0
-        with pytest.raises(ConfigError, match="cannot listen on") as caught:
+        with pytest.raises(CannotListen, match="cannot listen on") as caught:
             ConfiguredNode(other, Reactor()).__enter__()
         assert "[node] listen" in caught.value.hint
         assert (other.state / "replay").exists()
@@ -204,7 +204,7 @@ def test_missing_and_damaged_files_are_refused_with_advice(config: NodeConfig) -
     assert f"{keys} is not a key file" in refused(config, KeyFileError)
     keys.write_bytes(secret)
     keys.chmod(0o644)
-    assert f"chmod 600 {keys}" in refused(config, StateError)
+    assert f"chmod 600 {keys}" in refused(config, KeyFileError)
     keys.chmod(0o600)
     published = (config.files[0] / "me").read_bytes()
     (config.files[0] / "me").write_text("not base64")
@@ -566,7 +566,7 @@ def test_a_folder_that_is_removed_while_the_node_runs_is_made_again(
         steps(configured, 3)
         assert caplog.text.count("were removed while the node runs") == 1
         assert config.keys.exists()
-        with pytest.raises(StateError, match="in use by another node"):
+        with pytest.raises(StateError, match="in use by a running node"):
             StateDir(config.state)
         shutil.rmtree(config.state)  # again, just before it stops
     assert run_once(config).node_id == first.node_id

@@ -25,6 +25,7 @@ __all__ = [
     "BadProxyRequest",
     "BadRoute",
     "BadSignature",
+    "CannotListen",
     "ConfigError",
     "ControlError",
     "CryptoError",
@@ -51,6 +52,7 @@ __all__ = [
     "RemoteTunnelError",
     "ReplayFileError",
     "StateError",
+    "StateInUse",
     "StreamReset",
     "SubStreamReset",
     "TableFull",
@@ -165,6 +167,22 @@ class ConfigError(LocalTunnelError):
 
 class StateError(LocalTunnelError):
     """The state on disk cannot be used: locked by another node, damaged, foreign, or not private."""
+
+
+class StateInUse(StateError):
+    """Another process uses the state folder of a node, or runs a whole network.
+
+    Attributes:
+        process: the id of that process, as text.
+    """
+
+    def __init__(self, text: str, hint: str, process: str) -> None:
+        super().__init__(f"{text} (process {process})", hint)
+        self.process = process
+
+
+class CannotListen(LocalTunnelError):
+    """The system refuses an address or a Unix socket: in use, not of this machine, or not permitted."""
 
 
 class FileChanged(LocalTunnelError):

@@ -195,7 +195,7 @@ def test_a_second_up_is_refused_and_touches_nothing_of_the_first(tmp_path: Path)
         # Also when the nodes run without `up`.
         (net / "lock").unlink()
         refused = mtun("up", net, status=1)
-        assert f"is in use by another node (process {ready['node-0']['pid']})" in refused.stderr
+        assert f"is in use by a running node (process {ready['node-0']['pid']})" in refused.stderr
         assert {path.read_text() for path in logs} == {"the first one's log"}
     with running("up", net) as again:
         assert again.event()["ok"] is True
@@ -235,7 +235,7 @@ def test_two_nodes_on_one_state_folder_and_damaged_state_are_refused(tmp_path: P
     with running("node", "--config", config) as node:
         assert node.event()["event"] == "ready"
         second = mtun("node", "--config", config, status=1)
-        assert f"error: {state} is in use by another node (process {node.process.pid})" in second.stderr
+        assert f"error: {state} is in use by a running node (process {node.process.pid})" in second.stderr
         assert "hint: stop that node first" in second.stderr
         assert node.stop(signal.SIGTERM)[0] == 0
     good = (state / "replay").read_bytes()

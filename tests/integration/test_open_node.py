@@ -20,7 +20,7 @@ from tunnel.client.aio import AsyncClient
 from tunnel.control import PeerState
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError, SubStreamReset
+from tunnel.errors import CannotListen, ConfigError, NodeNotRunning, QueryFailed, StateError, SubStreamReset
 from tunnel.established import Target, TargetKind
 from tunnel.services import Echo, Query, Reply, Services
 
@@ -131,7 +131,7 @@ def test_a_node_has_a_port_for_programs(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", port))
         with (
             socket.create_server(("127.0.0.1", port)),
-            pytest.raises(ConfigError, match=r"\[\[socks\]\] 1: cannot listen"),
+            pytest.raises(CannotListen, match=r"\[\[socks\]\] 1: cannot listen"),
             open_node(config),
         ):
             pass

@@ -38,7 +38,7 @@ from tunnel.control import ControlClient
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import ids_by_name
-from tunnel.errors import ConfigError, ErrorCode, QueryFailed, TunnelError
+from tunnel.errors import ConfigError, ErrorCode, QueryFailed, StateInUse, TunnelError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.routing.route import Route
@@ -227,6 +227,8 @@ class PeerNames:
             raise ConfigError(
                 f"{len(found)} nodes have an id that begins with {text!r}", f"give more digits: {shown}"
             )
+        if (name := os.path.basename(text)) in self._ids:
+            raise ConfigError(f"{text!r} is a path, and a node has a name", f"did you mean {name}?")
         listed = f"list the peers with: mtun peers {self._source}"
         nearest = did_you_mean(text.lower(), self._ids)
         raise ConfigError(
@@ -263,7 +265,11 @@ class Client:
                 is_node = options.config is not None and not is_client(config)
                 if is_node:
                     config = load_config(options.config, os.environ)  # with its address
-                client = self._stack.enter_context(ClientNode(config, has_identity=is_node))
+                try:
+                    client = self._stack.enter_context(ClientNode(config, has_identity=is_node))
+                except StateInUse as error:
+                    error.hint = "that node has no control socket: it is starting or stopping, so try again"
+                    raise
                 self.node, self.directory = client.node, client.directory
             self.names = PeerNames(
                 self.directory, config.files, engine, source_options(options), self.node.id
@@ -310,13 +316,14 @@ class Client:
         """Check that the node is of this process. Args: table: of the configuration, that does the same.
 
         Raises:
-            ConfigError: it is the running node of --config.
+            StateInUse: it is the running node of --config.
         """
         if isinstance(self.node, ControlClient):
             instead = f", or add {table} to that one and restart its node" if table else ""
-            raise ConfigError(
+            raise StateInUse(
                 f"the node of {self._options.config} is running, and opens no tunnels for other programs",
                 f"give the configuration of a client{instead}",
+                str(self.node.pid),
             )
 
     def hint(self, error: QueryFailed) -> str:

@@ -40,6 +40,8 @@ from tunnel.errors import (
     BadRoute,
     ConfigError,
     FilesError,
+    KeyFileError,
+    MissingLibrary,
     ProfileError,
     QueryFailed,
     SubStreamReset,
@@ -54,6 +56,8 @@ _SIGNALS: dict[int, str] = {
     signal.SIGTERM: "ended by SIGTERM",
     signal.SIGHUP: "ended by SIGHUP",
 }
+# What has to be corrected: an argument, a setting, or a file that one of them names.
+_USAGE = BadRoute, ConfigError, KeyFileError, MissingLibrary, ProfileError
 _HINTS: dict[type[Exception], str] = {
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `stream` 13, `interactive` 6",
     TooManyFiles: "or use fewer --peers",
@@ -245,7 +249,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         if error.strerror:
             text = error.strerror if error.filename is None else os_error_text(error, error.filename)
     elif isinstance(error, TunnelError):
-        status = 2 if isinstance(error, BadRoute | ConfigError | ProfileError) else 1
+        status = 2 if isinstance(error, _USAGE) else 1
         hint, code = _hint(error), _code(error)
     elif type(error).__name__ == "EngineUnavailable":  # its package takes long to load
         status, hint = 2, "use --engine auto, which takes an installed one"

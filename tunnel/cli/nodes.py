@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,8 @@ from tunnel.cli.options import command, filled, filled_path, seconds
 from tunnel.cli.terminal import ProgressBar, complain, going_on, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, with_published
-from tunnel.errors import LocalTunnelError
+from tunnel.config.kinds import show
+from tunnel.errors import LocalTunnelError, StateInUse
 from tunnel.front.entrance import place_text
 from tunnel.front.forward import MOST_CONNECTIONS as MOST_FORWARDED
 from tunnel.front.socks_server import MOST_CONNECTIONS
@@ -138,14 +140,35 @@ def add_parser(commands: Any) -> None:
 
 def run_node(options: argparse.Namespace) -> int:
     """Run the node. Returns the exit status."""
-    return _run(load_config(options.config, os.environ), options, stops_at_eof=options.stop_at_eof)
+    config = load_config(options.config, os.environ)
+    place = shlex.quote(str(options.config))
+    advice = (
+        f"use that node as it runs, as in `mtun peers --config {place}`; each node has its own [node] state"
+    )
+    with _advised(advice):
+        return _run(config, options, stops_at_eof=options.stop_at_eof)
 
 
 def run_publish(options: argparse.Namespace) -> int:
     """Run the node with one more published service. Returns the exit status."""
     config = load_config(options.config, os.environ)
     entry = {"name": options.name, "to": options.to, "clients": options.client or ""}
-    return _run(with_published(config, entry, "mtun publish"), options)
+    advice = (
+        f"to publish with that node, add the table [[publish]] with name = {show(options.name)} and "
+        f"to = {show(options.to)} to {options.config}, and restart it"
+    )
+    with _advised(advice):
+        return _run(with_published(config, entry, "mtun publish"), options)
+
+
+@contextlib.contextmanager
+def _advised(advice: str) -> Iterator[None]:
+    """Give the advice of a command where a running node has the state folder."""
+    try:
+        yield
+    except StateInUse as error:
+        error.hint = advice
+        raise
 
 
 def _run(config: NodeConfig, options: argparse.Namespace, *, stops_at_eof: bool = False) -> int:
@@ -284,12 +307,13 @@ class _Network:
         """Check, before `up` changes any file of the network, that no node is running.
 
         Raises:
-            StateError: a node runs already; the text names it and its process.
+            StateInUse: a node runs already; the text names it and its process.
         """
         for node in self._nodes:
             state = node.config.parent / STATE_FOLDER
             if state.exists():
-                StateDir(state).close()
+                with _advised("stop that node first: `mtun up` runs all nodes of its network"):
+                    StateDir(state).close()
 
     def serve(self) -> Service[None]:
         """Start all nodes, watch them, and stop them when this service is cancelled or fails."""

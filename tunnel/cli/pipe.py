@@ -94,7 +94,7 @@ def run_pipe(options: argparse.Namespace) -> int:
     # `ssh` sends it to its ProxyCommand when it is done: no error, and nothing is left to do.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with Client(options) as client:
-        client.check_opens_tunnels()
+        client.check_opens_tunnels("[[forward]]")
         asking = ThreadClient(client.node)
         exit_id = client.names.resolve(node)
         try:

@@ -113,7 +113,7 @@ def _route(via: str | None, client: Client, exit_id: bytes) -> Route | None:
     if via is None:
         client.route(exit_id)
         return None
-    route = Route(tuple(map(client.names.resolve, via.split(","))), exit_id)
+    route = Route(tuple(map(client.names.resolve, map(str.strip, via.split(",")))), exit_id)
     client.node.call(exit_id, route=route)
     return route
 

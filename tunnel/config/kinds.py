@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tunnel.arguments import MOST_PORT, plain_name
-from tunnel.errors import LocalTunnelError
+from tunnel.errors import BadArgument, LocalTunnelError
 from tunnel.established import Target
 from tunnel.front.entrance import EntrancePlace
 from tunnel.front.targets import parse_destination
@@ -352,7 +352,16 @@ class ClientKeyId(_AsWritten):
     expected = "64 hex digits, the public key of a client"
 
     def check(self, value: Any) -> bytes:
-        return _id_of(value, 64)
+        """Raises BadArgument: text that is none, such as the name of its file."""
+        try:
+            return _id_of(value, 64)
+        except ValueError as error:
+            if not isinstance(value, str):
+                raise
+            raise BadArgument(
+                f"{value!r} is no public key: expected 64 hex digits",
+                "give the key itself and not its file; `mtun keygen --client FILE` shows it, also again",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -385,7 +385,7 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
     try:
         return setting.kind.check(value)
     except BadArgument as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {error}", error.hint) from error
     except ValueError as error:
         raise _wrong(setting, value, where) from error
 

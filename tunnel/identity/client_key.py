@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ _SECRET_LABEL: Final = b"mtun client secret 1"
 # RFC 7914. 16 MiB and 50 ms for each guess of a node that a client has shown its public key.
 _SCRYPT: Final = {"n": 1 << 14, "r": 8, "p": 1}
 _ADVICE = "name the file that `mtun keygen --client FILE` has made"
+_NO_FILE = f"that is a public key, and the file of the secret one is needed: {_ADVICE}"
+_PUBLIC = re.compile(f"[0-9a-fA-F]{{{2 * CLIENT_KEY_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class ClientKey:
         """Read a file of `save`.
 
         Raises:
-            KeyFileError: not a client key; the text has file and fault. StateError: others can read it.
+            KeyFileError: not a client key, or others can read it; the text has file and fault.
         """
         try:
             record = json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii"))
@@ -130,14 +133,15 @@ class ClientKey:
             if len(seed) != CLIENT_KEY_BYTES:
                 raise ValueError(f"a seed of {len(seed)} bytes, expected {CLIENT_KEY_BYTES}")
         except OSError as error:
-            raise KeyFileError(os_error_text(error, path), _ADVICE) from error
+            is_key = _PUBLIC.fullmatch(path.name)
+            raise KeyFileError(os_error_text(error, path), _NO_FILE if is_key else _ADVICE) from error
         except json.JSONDecodeError as error:
             raise KeyFileError(f"{path} is not a client key: it is not JSON", _ADVICE) from error
         except (KeyError, TypeError) as error:
             raise KeyFileError(f"{path} is not a client key, but a file of another kind", _ADVICE) from error
         except (LocalTunnelError, ValueError, RecursionError) as error:
             raise KeyFileError(f"{path} is not a client key: {error}", _ADVICE) from error
-        check_private(path)
+        check_private(path, KeyFileError)
         return cls(seed)
 
 

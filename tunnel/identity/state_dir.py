@@ -28,7 +28,7 @@ from typing import Final, Self
 
 from tunnel.arguments import EnteredOnce
 from tunnel.disk import naming, open_regular, read_regular, sync_folder
-from tunnel.errors import LocalTunnelError, StateError
+from tunnel.errors import LocalTunnelError, StateError, StateInUse
 
 __all__ = ["StateDir", "check_private", "make_private", "remove_file", "take_lock", "write_private"]
 
@@ -99,7 +99,7 @@ class StateDir(EnteredOnce):
     Args:
         path: created with mode 0700 if it is missing.
     Raises:
-        StateError: another node uses it, it is not private, or it is not a folder.
+        StateInUse: a running node uses it. StateError: it is not private, or it is not a folder.
         OSError: it cannot be created or opened.
     """
 
@@ -116,8 +116,8 @@ class StateDir(EnteredOnce):
         check_private(path)
         return take_lock(
             path / "lock",
-            f"{path} is in use by another node",
-            "stop that node first, or give this one its own state folder",
+            f"{path} is in use by a running node",
+            "stop that node first; another node needs a state folder of its own ([node] state)",
         )
 
     @property
@@ -206,7 +206,7 @@ def take_lock(path: Path, refusal: str, hint: str) -> int:
     Returns:
         The file descriptor; closing it releases the lock.
     Raises:
-        StateError: another process holds it; the text names the process. OSError.
+        StateInUse: another process holds it. StateError: not a regular file. OSError.
     """
     try:
         lock = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -220,16 +220,18 @@ def take_lock(path: Path, refusal: str, hint: str) -> int:
     except BlockingIOError:
         holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
-        raise StateError(f"{refusal} (process {holder})", hint) from None
+        raise StateInUse(refusal, hint, holder) from None
     except BaseException:
         os.close(lock)
         raise
     return lock
 
 
-def check_private(path: Path) -> None:
+def check_private(path: Path, error: type[LocalTunnelError] = StateError) -> None:
     """Check that a file or folder of secrets is private.
 
+    Args:
+        error: the class to raise.
     Raises:
         StateError: other users can access it, or another user owns it. OSError: it is missing.
     """
@@ -237,8 +239,8 @@ def check_private(path: Path) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         right = "700" if path.is_dir() else "600"
-        raise StateError(
+        raise error(
             f"{path} has mode {mode:03o}: others could read it", f"chmod {right} {shlex.quote(str(path))}"
         )
     if found.st_uid != os.geteuid():
-        raise StateError(f"{path} is owned by user {found.st_uid}", "run the node as its owner")
+        raise error(f"{path} is owned by user {found.st_uid}", "run the command as its owner")

@@ -30,7 +30,7 @@ from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
 from tunnel.directory.base import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
-from tunnel.errors import ConfigError, KeyFileError, StateError
+from tunnel.errors import CannotListen, ConfigError, KeyFileError, StateError
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys, keygen_hint
@@ -184,7 +184,7 @@ def make_node(
     """A node with the settings of a configuration. Args: services: as `own` of `make_service`.
 
     Raises:
-        ConfigError: the address cannot be listened on, or as `make_service`. KeyFileError: the state of the
+        CannotListen. ConfigError: as `make_service`. KeyFileError: the state of the
         guards is damaged.
     """
     listen = config.listen
@@ -211,7 +211,7 @@ def make_node(
     except OSError as error:
         if listen is None:
             raise
-        raise ConfigError(
+        raise CannotListen(
             f"cannot listen on {listen.host}, port {listen.port}: {error.strerror}",
             _LISTEN_HINTS.get(error.errno or 0, "change [node] listen"),
         ) from error
@@ -229,8 +229,8 @@ class ConfiguredNode(EnteredOnce):
     Attributes:
         node, directory: not before `with`. fronts: its ports for programs, not before `serve`.
     Raises (on entry):
-        StateError: the state folder is in use, not private, or cannot be written. ConfigError: no key file,
-        or the address cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables
+        StateInUse: a running node uses the state folder. StateError: it is not private, or cannot be written.
+        ConfigError: no key file. CannotListen. KeyFileError, ReplayFileError: keys, peers or replay tables
         cannot be read. OSError.
     Raises (on exit):
         StateError: the state is not saved; the text names the place of the keys.
@@ -302,7 +302,7 @@ class ConfiguredNode(EnteredOnce):
         return self
 
     def _resume(self) -> KeyRing:
-        check_private(self.config.keys)
+        check_private(self.config.keys, KeyFileError)
         return KeyRing.resume(
             self.config.keys,
             self._state.replay,
@@ -362,7 +362,7 @@ class ConfiguredNode(EnteredOnce):
         Args:
             ready: called once it accepts connections.
         Raises:
-            ConfigError: a port for programs cannot be opened; nothing was started then.
+            CannotListen, ConfigError: a port for programs cannot be opened; nothing was started then.
         """
         self.fronts = configured_fronts(self.config, self.node, self._engine)
         service = self.node.context.service
@@ -553,7 +553,7 @@ def open_node(
     Returns:
         A context manager; its value is the node, which accepts connections. Clients take it: `Client(node)`.
     Raises (on entry):
-        ConfigError, KeyFileError, ReplayFileError, StateError, OSError: as `ConfiguredNode`.
+        ConfigError, CannotListen, KeyFileError, ReplayFileError, StateError, OSError: as `ConfiguredNode`.
         LocalTunnelError: an invalid service name. TypeError: an object that cannot serve.
     Raises (on exit):
         StateError: the state is not saved; the text names the place of the keys. Or the error that ended

@@ -26,8 +26,8 @@ from tunnel.config import NodeConfig
 from tunnel.config.repeated import ForwardEntry, SocksEntry
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory.base import ids_by_name
-from tunnel.disk import advice_for, os_error_text
-from tunnel.errors import BadArgument, ConfigError, LocalTunnelError
+from tunnel.disk import advice_for, os_error_text, read_regular
+from tunnel.errors import BadArgument, CannotListen, ConfigError, LocalTunnelError
 from tunnel.front.entrance import EntrancePlace, place_text
 from tunnel.front.failures import Advise, no_advice
 from tunnel.front.forward import Forward
@@ -36,6 +36,7 @@ from tunnel.front.socks_server import SocksServer
 from tunnel.front.tunnel_pool import OpensTunnels, TunnelPool
 from tunnel.identity.client_key import ClientKey
 from tunnel.identity.descriptor import Address
+from tunnel.identity.state_dir import check_private
 from tunnel.node import Node
 from tunnel.node.query.request import TunnelOptions
 from tunnel.routing.route import Route
@@ -45,6 +46,7 @@ __all__ = ["MOST_USERS", "Fronts", "configured_fronts", "read_users"]
 log = logging.getLogger("tunnel.running")
 
 MOST_USERS: Final = 1_000
+_MOST_USERS_BYTES: Final = MOST_USERS * 1_024  # above the two lengths that SOCKS allows
 _ID = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 
 
@@ -76,7 +78,7 @@ class Fronts:
         """Listen as an entry says. Args: route, on_failure: as of `SocksServer`.
 
         Raises:
-            ConfigError: the place cannot be listened on, or needs users; or the file of users is refused.
+            CannotListen. ConfigError: the place needs users, or the file of users is refused.
         """
         users = None if entry.users is None else read_users(entry.users)
         host, port, path = _host_port_path(entry.listen)
@@ -105,7 +107,7 @@ class Fronts:
         """Listen as an entry says.
 
         Raises:
-            ConfigError: the place cannot be listened on, or is public. KeyFileError: of the client key.
+            CannotListen. ConfigError: the place is public. KeyFileError: of the client key.
         """
         key = None if entry.key is None else ClientKey.load(entry.key)
         pool = self._pools.get((node_id, entry.hops))
@@ -167,8 +169,8 @@ def configured_fronts(config: NodeConfig, node: Node, engine: TunnelEngine) -> F
     """The ports of a configuration, listening.
 
     Raises:
-        ConfigError: a port cannot be opened, or no peer file has the name of a node. The text names the
-            entry. OSError: a folder of peer files cannot be listed.
+        CannotListen. ConfigError: an entry is refused, or no peer file has the name of a node. The text names
+            the entry. OSError: a folder of peer files cannot be listed.
     """
     fronts = Fronts(node)
     names = ids_by_name(config.files, engine) if config.socks or config.forwards else {}
@@ -211,13 +213,14 @@ def _of_entry(place: str) -> Iterator[None]:
     try:
         yield
     except LocalTunnelError as error:
-        raise ConfigError(f"{place}: {error}", error.hint) from error
+        kind = CannotListen if isinstance(error, CannotListen) else ConfigError
+        raise kind(f"{place}: {error}", error.hint) from error
 
 
-def _cannot_listen(error: OSError) -> ConfigError:
+def _cannot_listen(error: OSError) -> CannotListen:
     folder = ", or make its folder" if isinstance(error, FileNotFoundError) else ""
     in_use = "another program listens there: stop it, or " if error.errno == errno.EADDRINUSE else ""
-    return ConfigError(
+    return CannotListen(
         f"cannot listen: {os_error_text(error, error.filename)}",
         f"{in_use}choose another place (for `mtun socks` with --listen){folder}",
     )
@@ -226,13 +229,15 @@ def _cannot_listen(error: OSError) -> ConfigError:
 def read_users(path: Path) -> dict[str, str]:
     """Users and passwords from a file. Raises ConfigError: unreadable, malformed, or readable for others."""
     try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"others can read the passwords in {path}", f"chmod 600 {path}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path, _MOST_USERS_BYTES).decode("utf-8-sig").splitlines()
+        check_private(path, ConfigError)
     except OSError as error:
-        raise ConfigError(os_error_text(error, path), advice_for(error)) from error
+        hint = "name a file with lines USER:PASSWORD" if ":" in path.name else advice_for(error)
+        raise ConfigError(os_error_text(error, path), hint) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text") from error
+        raise ConfigError(f"{path} is not UTF-8 text", "it has lines USER:PASSWORD") from error
+    except LocalTunnelError as error:
+        raise ConfigError(str(error), error.hint or "name a file with lines USER:PASSWORD") from error
     found: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         user, colon, password = line.partition(":")
