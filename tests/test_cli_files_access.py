@@ -81,8 +81,8 @@ def test_keys_and_secrets_of_commands(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "secret", "status", "text"),
     [
-        (["--key", "missing"], "", 1, "no such file: missing"),
-        (["--secret-file", "missing"], "", 1, "no such file: missing"),
+        (["--key", "missing"], "", 2, "no such file: missing"),
+        (["--secret-file", "missing"], "", 2, "no such file: missing"),
         ([], "short", 2, "MTUN_SECRET: secret: expected 16 to 1,024 bytes, got 5"),
     ],
 )

@@ -26,7 +26,11 @@ READING = [
     f"socks --exit node-1 --listen 0 --users {{file}} {CLIENT}",
     f"forward 0 node-1:ssh --key {{file}} {CLIENT}",
     f"pipe node-1:ssh --key {{file}} {CLIENT}",
+    f"send {{net}}/client.toml node-1 --key {{file}} {CLIENT}",
+    f"get node-1 x --key {{file}} {CLIENT}",
+    f"get node-1 --secret-file {{file}} {CLIENT}",
 ]
+SECRETS = [each for each in READING if any(option in each for option in ("--key", "--users", "--secret"))]
 SENDING = [f"send {{file}} node-1 {CLIENT}", "demo --peers 2 --hops 0 --file {file}"]  # any content is right
 LISTENING = [
     "node --config {net}/taken.toml",
@@ -80,7 +84,7 @@ def test_a_file_of_another_kind_is_wrong_usage(net: Path, tmp_path: Path, comman
     assert run(command, net=net, file=other) == 2
 
 
-@pytest.mark.parametrize("command", [each for each in READING if "--key" in each or "--users" in each])
+@pytest.mark.parametrize("command", SECRETS, ids=name_of)
 def test_a_secret_that_others_can_read_is_wrong_usage(
     net: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +92,7 @@ def test_a_secret_that_others_can_read_is_wrong_usage(
     if "--key" in command:
         assert main(["keygen", "--client", str(secret)]) == 0
     else:
-        secret.write_text("alice:secret\n")
+        secret.write_text("alice:a long enough secret\n")
     secret.chmod(0o644)
     assert run(command, net=net, file=secret) == 2
     assert f"hint: chmod 600 {secret}" in capsys.readouterr().err

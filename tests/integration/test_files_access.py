@@ -25,7 +25,6 @@ from tunnel.errors import (
     FilesError,
     KeyFileError,
     LocalTunnelError,
-    StateError,
     TargetNotAllowed,
 )
 from tunnel.established import Target, TargetKind
@@ -305,7 +304,7 @@ def test_a_secret_is_in_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text(f"\n  {SECRET} \r\n")
     path.chmod(0o640)
-    with pytest.raises(StateError, match="others could read it"):
+    with pytest.raises(KeyFileError, match="others could read it"):
         ClientKey.load_secret(path)
     path.chmod(0o600)
     assert ClientKey.load_secret(path) == MEMBER

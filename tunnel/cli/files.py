@@ -135,7 +135,7 @@ def _client_key(options: argparse.Namespace) -> ClientKey | None:
     """What proves that this client may use the files service. Other users can see a command line.
 
     Raises:
-        KeyFileError, StateError: as `ClientKey.load`. ConfigError: the variable has no secret.
+        KeyFileError: as `ClientKey.load`. ConfigError: the variable has no secret.
     """
     if options.key is not None:
         return ClientKey.load(options.key)

@@ -378,11 +378,15 @@ class FilesRight:
         )
 
     def check(self, value: Any) -> FilesClients:
+        """Raises BadArgument: something else as text in the list, such as the name of a key's file."""
         if value == [_EVERYBODY]:
             return FilesClients(None)
         if not isinstance(value, list) or len(value) > self.most:
             raise ValueError
-        keys = frozenset(ClientKeyId().check(each) for each in value if each != _SECRET)
+        try:
+            keys = frozenset(ClientKeyId().check(each) for each in value if each != _SECRET)
+        except BadArgument as error:
+            raise BadArgument(f"{error}; the whole is {self.expected}", error.hint) from error
         return FilesClients(keys, _SECRET in value)
 
     def read(self, text: str) -> list[str]:

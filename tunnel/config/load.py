@@ -66,7 +66,7 @@ class FilesRights:
         """The settings with the public keys of all clients. Reads the secret.
 
         Raises:
-            KeyFileError, StateError: as `ClientKey.load_secret`.
+            KeyFileError: as `ClientKey.load_secret`.
         """
         known = frozenset[bytes]()
         if self.secret_file is not None:

@@ -85,8 +85,7 @@ class ClientKey:
         """The key of the secret in a file; line ends and blanks around it do not count.
 
         Raises:
-            KeyFileError: no such file, or not a secret; the text has file and fault. StateError: others can
-                read it.
+            KeyFileError: no such file, not a secret, or others can read it; the text has file and fault.
         """
         advice = f"name a file with one line, a secret of at least {LEAST_SECRET_BYTES} bytes, mode 0600"
         try:
@@ -98,7 +97,7 @@ class ClientKey:
             raise KeyFileError(f"{path} is not a secret: it is not text", advice) from error
         except LocalTunnelError as error:
             raise KeyFileError(f"{path} is not a secret: {error}", advice) from error
-        check_private(path)
+        check_private(path, KeyFileError)
         return key
 
     def public(self, engine: TunnelEngine) -> bytes:

@@ -90,7 +90,7 @@ def make_service(
         exit: for sub-streams to addresses and domains; None: the node is no exit.
     Raises:
         LocalTunnelError: an invalid name. TypeError: an object that cannot serve.
-        ConfigError: the folder of the files service cannot be made. KeyFileError, StateError: its secret
+        ConfigError: the folder of the files service cannot be made. KeyFileError: its secret
             cannot be used.
     """
 
