@@ -1,7 +1,7 @@
 """What a TCP program gets through a SOCKS port: `python -m bench.front`, beside C Tor where it is installed.
 
 One process for each node: the client with its SOCKS port, the proxies and the exit; one for the server behind
-the exit, and one for curl. The networks stand at the same time, and the rounds alternate between them, so
+the exit, and one for curl. The networks run at the same time, and the rounds alternate between them, so
 that changes of the machine affect all alike. All share its cores.
 
 * `3 proxies`, `2 proxies`: ours, with an exit behind the proxies. A circuit of Tor has three relays, and the

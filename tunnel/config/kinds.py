@@ -395,7 +395,12 @@ class FilesRight:
 
 @dataclass(frozen=True, slots=True)
 class FilesClients:
-    """The clients of a `FilesRight`. Attributes: keys: public; None: everybody. with_secret: who knows it."""
+    """The clients of a `FilesRight`.
+
+    Attributes:
+        keys: public; None: everybody.
+        with_secret: whether also those who know the secret.
+    """
 
     keys: frozenset[bytes] | None
     with_secret: bool = False

@@ -283,7 +283,7 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
                 isinstance(entries, list) and any(isinstance(each, dict) for each in entries)
             )
             if not is_table:
-                fault = f"{table} = … stands in no table"
+                fault = f"{table} = … is in no table"
             raise ConfigError(f"{source}: {fault}", advice_for_table(table))
         if isinstance(entries, list) and all(isinstance(each, dict) for each in entries):
             raise ConfigError(f"{source}: [{table}] occurs once", f"write [{table}], not [[{table}]]")

@@ -1,7 +1,7 @@
 """Hints for a name that is not where a configuration has it: mistyped, or in another place.
 
 A name may be that of a table, of a key, or of a built-in service. The hints are for people who remember the
-name and not its place: `[reverse]` belongs into [service], `listen` before the first table into [node].
+name and not its place: `[reverse]` belongs in [service], `listen` before the first table into [node].
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def advice_for_variable(name: str) -> str:
     rest = name.removeprefix(ENVIRONMENT_PREFIX)
     for table in REPEATED:
         if rest.startswith(f"{table.upper()}_"):
-            return f"[[{table}]] can only stand in the configuration file"
+            return f"[[{table}]] is possible only in the configuration file"
     same_key = [each.variable for each in SETTINGS if f"_{rest}".endswith(f"_{each.key.upper()}")]
     if same_key:
         return f"did you mean {' or '.join(same_key)}?"
@@ -62,4 +62,4 @@ def advice_for_variable(name: str) -> str:
 
 def _belongs(key: str) -> str:
     tables = [table for table, keys in KEYS.items() if key in keys]
-    return f"belongs into {' or '.join(tables)}"
+    return f"belongs in {' or '.join(tables)}"

@@ -311,7 +311,7 @@ class ExchangeDirectory:
                 self._by_network[network] += 1
 
     def crowd(self, avoid: Collection[bytes] = ()) -> frozenset[bytes]:
-        """The nodes to leave out of one draw: of each network all that were reached but one, drawn anew each
+        """The nodes to leave out of one draw: all reached nodes of each network but one, drawn again each
         time. So one machine has the weight of one node, whatever number of identities it answers for.
 
         Args:

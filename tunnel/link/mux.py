@@ -14,7 +14,7 @@ Rules for changing it:
 * A forbidden byte ends the smallest scope that it can be charged to: the stream (RESET both ways) if only
   that stream's order was broken, else the link. docs/protocol.md, "Streams", has the table.
 * Everything that a peer can make grow has a limit in `MuxLimits` or beside its constant.
-* The end of a stream leaves nothing of it in the table, the turns, the control queue or the budget.
+* When a stream ends, nothing of it stays in the table, the turns, the control queue or the budget.
 
 Source: docs/protocol.md, "Link cells", "Streams" and "Credit".
 """

@@ -71,7 +71,7 @@ _SETTLE_S = 15.0
 _ENOUGH = 8  # reached nodes: a route of three proxies, and some choice
 _LOOK_S = 0.05
 _LISTEN_HINTS = {
-    errno.EADDRINUSE: "another program, or this node already, listens there; else change [node] listen",
+    errno.EADDRINUSE: "another program, or this node itself, listens there; otherwise change [node] listen",
     errno.EADDRNOTAVAIL: 'this machine does not have that address: listen on "0.0.0.0:PORT", and give the '
     "address at which others reach it in [node] advertise",
     errno.EACCES: "ports below 1024 need a privilege: choose a higher one in [node] listen",
@@ -319,7 +319,7 @@ class ConfiguredNode(EnteredOnce):
         try:
             published = StaticDirectory.load(place, self._engine, on_bad_line=lambda _: None)
         except KeyFileError:
-            return  # it is written anew
+            return  # it is written again
         if others := [peer.node_id for peer in published if peer.node_id != own_id]:
             log.warning(
                 "%s held the descriptor of node %s, and gets that of node %s: if %s is the key file of "

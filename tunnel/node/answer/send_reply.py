@@ -181,7 +181,7 @@ class _Query:
 
     @property
     def claim(self) -> Claim:
-        # Who writes along a reply block does not know the seed in its HOME slot.
+        # The sender of a message along a reply block does not know the seed in the block's HOME slot.
         is_bound = self._slot.command is Command.DEST
         return Claim(query_binding(self._slot.seed, self._own_id)) if is_bound else Claim()
 

@@ -72,7 +72,7 @@ def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
         held += sum(bool(link.host) and host_group(link.host) == own for link in links)
         if held >= limit:
             return f"{held} are open from its address (limit {limit})"
-    # Who gets a place is decided after the handshake, when the newcomer is known.
+    # The handshake decides about a place: only then is the newcomer known.
     if links.is_crowded:
         return "too many links of this node are ending"
     return None
