@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from reactor import Service, Spawn
 from tests.support.network import PATIENCE_S, wait_until_idle
+from tests.support.second_implementation import expand
 from tests.tunnel.helpers import OPENSSL, PYCRYPTODOME
 from tests.tunnel.tunnels import ECHO, Pair
 from tunnel import LocalNetwork, QueryFailed, ReplyMode
@@ -28,8 +30,10 @@ from tunnel.errors import (
     TargetNotAllowed,
 )
 from tunnel.established import Target, TargetKind
+from tunnel.geometry import SEED_BYTES
 from tunnel.identity.client_key import Claim, ClientKey
 from tunnel.node.query.request import SERVED_MODES
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.key_schedule import query_binding
 from tunnel.services import (
     Files,
@@ -146,8 +150,14 @@ def test_a_refusal_is_the_same_for_files_that_exist_and_that_do_not(net: LocalNe
     assert not any(path.name.endswith(".part") for path in folder.iterdir()), "a refused put leaves nothing"
 
 
-def raw(net: LocalNetwork, message: bytes, bob: int = 2) -> FileStatus:
-    reply = net[0].query(net[bob].id, message, hops=1).result(PATIENCE_S).read()
+def with_proof(name: str, proof: bytes) -> bytes:
+    """A request for the list, with any proof."""
+    prefix = service_prefix(name)
+    return bytes([prefix[0] | 0x80]) + prefix[1:] + proof + LIST
+
+
+def raw(net: LocalNetwork, message: bytes, bob: int = 2, *, asker: int = 0) -> FileStatus:
+    reply = net[asker].query(net[bob].id, message, hops=1).result(PATIENCE_S).read()
     return FileReply.unpack(reply[:REPLY_BYTES]).status
 
 
@@ -162,10 +172,9 @@ def test_a_proof_is_worth_nothing_in_another_query(net: LocalNetwork, recorder: 
     first, second = recorder.claims
     first.check(OPENSSL, LISTED)
     assert first.binding != second.binding
-    name = service_prefix("recorder")
     for proof in (first.proof, second.proof):
         for bob in (1, 2):
-            assert raw(net, bytes([name[0] | 0x80]) + name[1:] + proof + LIST, bob) is FileStatus.DENIED
+            assert raw(net, with_proof("recorder", proof), bob) is FileStatus.DENIED
 
 
 def test_a_proof_is_for_one_service(net: LocalNetwork, recorder: Recorder) -> None:
@@ -179,13 +188,31 @@ def test_a_proof_is_for_one_service(net: LocalNetwork, recorder: Recorder) -> No
             replace(claim, target=target).check(OPENSSL, LISTED)
 
 
-def test_a_proof_is_for_one_node(net: LocalNetwork) -> None:
-    """A destination may put the seed of a query that it received into a query of its own to another node."""
-    seed, target = bytes(16), b"target"
-    proof = FRIEND.proof(OPENSSL, query_binding(seed, net[1].id), target)
-    Claim(query_binding(seed, net[1].id), target, proof).check(OPENSSL, LISTED)
-    with pytest.raises(TargetNotAllowed):
-        Claim(query_binding(seed, net[2].id), target, proof).check(OPENSSL, LISTED)
+def test_a_proof_is_for_one_node(
+    net: LocalNetwork, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile destination puts the seed of a query that it received into a query of its own to another."""
+    hostile, seeds = net[1], list[bytes]()
+
+    def recorded(seed: bytes, destination: bytes) -> bytes:
+        seeds.append(seed)
+        return query_binding(seed, destination)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunnel.node.answer.send_reply.query_binding", recorded)
+        list_files(net[0], hostile.id, service="recorder", client_key=FRIEND, hops=1).result(PATIENCE_S)
+    received, seed = recorder.claims[-1], seeds[-1]
+    received.check(OPENSSL, LISTED)
+    codec = OnionCodec(
+        ring=hostile.context.codec.ring,
+        directory=net.directory,
+        random_bytes=lambda count: seed if count == SEED_BYTES else os.urandom(count),
+    )
+    monkeypatch.setattr(hostile.context, "codec", codec)
+    assert raw(net, with_proof("recorder", received.proof), 2, asker=1) is FileStatus.DENIED
+    # The attack is what it claims to be: the victim saw the same seed.
+    assert recorder.claims[-1].proof == received.proof
+    assert recorder.claims[-1].binding == expand(seed, b"client" + net[2].id, 32) != received.binding
 
 
 def test_a_proof_of_alice_does_not_come_back_to_her() -> None:

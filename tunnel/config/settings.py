@@ -92,9 +92,9 @@ _REMOVED = {
     "tunnels": "window_chunks sub_streams rekey_chunks rekey_s early",
 }
 REPLACED = {
-    ("files", "may_get"): 'write read = [] for nobody, read = ["everybody"] for everybody',
-    ("files", "may_put"): 'write write = [] for nobody, write = ["everybody"] for everybody',
-    ("files", "may_list"): 'write list = [] for nobody, list = ["everybody"] for everybody',
+    ("files", "may_get"): 'read = [] is for nobody, read = ["everybody"] for everybody',
+    ("files", "may_put"): 'write = [] is for nobody, write = ["everybody"] for everybody',
+    ("files", "may_list"): 'list = [] is for nobody, list = ["everybody"] for everybody',
 }
 """What to write in place of former settings."""
 REMOVED = REPLACED.keys() | {(table, key) for table, keys in _REMOVED.items() for key in keys.split()}
