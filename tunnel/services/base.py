@@ -240,11 +240,9 @@ class _TunnelReply:
 
 
 class _NamedQuery(PieceReader):
-    """The query of a named service: what follows the name, and the proof behind it."""
+    """The query of a named service: what follows the name and the proof behind it."""
 
-    def __init__(self, read: Callable[[], Generator[Any, Any, bytes]], claim: Claim) -> None:
-        super().__init__(read)
-        self.claim = claim
+    claim = Claim()
 
 
 class InnerService(ABC):
@@ -559,7 +557,7 @@ class Services(InnerService):
             MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name, or it
                 takes no messages.
         """
-        named = _NamedQuery(query.read, query.claim)
+        named = _NamedQuery(query.read)
         try:
             length = (yield from named.exactly(1))[0]
             name = yield from named.exactly(length & ~_WITH_PROOF)
@@ -568,7 +566,7 @@ class Services(InnerService):
         if not is_name(name):
             raise MalformedMessage(_NAMELESS)
         proof = (yield from named.exactly(PROOF_BYTES)) if length & _WITH_PROOF else b""
-        named.claim = Claim(named.claim.binding, Target(TargetKind.SERVICE, name).pack(), proof)
+        named.claim = Claim(query.claim.binding, Target(TargetKind.SERVICE, name).pack(), proof)
         service = self.find(name)
         if isinstance(service, StreamService):
             raise TargetNotAllowed("the service takes no messages, only sub-streams of a tunnel")
