@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from reactor import Service, Signal
+from reactor import Service, Sleep
 from readwrite_comp.wideblock import WidePermutation
 from tunnel.errors import NextRefused, TableFull
 from tunnel.geometry import Profile
@@ -26,9 +26,10 @@ class _OtherLinks:
     """The links of a node, with a changed `open_stream` for the frames of others."""
 
     def __init__(
-        self, links: Links, change: Callable[[Stream], Stream] | None, error: Exception | None
+        self, node: Node, change: Callable[[Stream], Stream] | None, error: Exception | None
     ) -> None:
-        self._links = links
+        self._node = node
+        self._links = node.links
         self._change = change
         self._error = error
 
@@ -40,11 +41,10 @@ class _OtherLinks:
             return (yield from self._links.open_stream(peer_id, profile, is_own=True))
         if self._error is not None:
             raise type(self._error)(*self._error.args)
-        if self._change is None:
-            yield Signal()  # the frame waits for ever
+        while self._change is None and self._node.context.links is self:
+            yield Sleep(1.0)  # silent, until it is honest again
         stream = yield from self._links.open_stream(peer_id, profile)
-        assert self._change is not None
-        return self._change(stream)
+        return stream if self._change is None else self._change(stream)
 
 
 class _OtherStream:
@@ -131,7 +131,7 @@ class _OtherCodec:
 
 def _links(change: type[_OtherStream] | None, error: Exception | None = None) -> Callable[[Node], None]:
     def apply(node: Node) -> None:
-        links = _OtherLinks(node.links, cast(Any, change), error)
+        links = _OtherLinks(node, cast(Any, change), error)
         node.context.links = cast(Links, links)
 
     return apply
