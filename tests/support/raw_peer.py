@@ -26,7 +26,7 @@ from tunnel.link.handshake import M2_BYTES, Initiator, Settings
 from tunnel.link.records import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.node import LOCAL_NETWORK_ID
 
-__all__ = ["STREAM", "RawPeer"]
+__all__ = ["STREAM", "CellWriter", "RawPeer"]
 
 STREAM = 1  # the first of the side that dials
 
@@ -34,7 +34,47 @@ STREAM = 1  # the first of the side that dials
 _PATIENCE_S = 60.0
 
 
-class RawPeer:
+class CellWriter:
+    """Sends cells over a link, legal or not. A subclass sends the bytes and has the keys.
+
+    Attributes:
+        sealer: of the records; set when the handshake is done.
+    """
+
+    sealer: RecordSealer
+
+    def send_bytes(self, data: bytes | memoryview) -> None:
+        raise NotImplementedError
+
+    def seal_cells(self, *cells: bytes) -> bytes:
+        """Seal cells into one record, zero-padded."""
+        plain = b"".join(cells)
+        record = bytearray(record_bytes_for(len(plain)))
+        record[HEAD_BYTES : HEAD_BYTES + len(plain)] = plain
+        self.sealer.seal(memoryview(record))
+        return bytes(record)
+
+    def send_cells(self, *cells: bytes) -> None:
+        """Seal cells into one record, zero-padded, and send it."""
+        self.send_bytes(self.seal_cells(*cells))
+
+    def open(self, profile: Profile, content: bytes, *, stream: int = STREAM) -> None:
+        """Send OPEN and content."""
+        self.send_cells(pack_open(stream, profile, 0))
+        self.send_content(content, stream=stream)
+
+    def send_content(self, data: bytes, *, stream: int = STREAM) -> None:
+        """Send DATA cells."""
+        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+            piece = data[start : start + MAX_PAYLOAD_BYTES]
+            self.send_cells(CELL_HEAD.pack(CellType.DATA, 0, len(piece), stream) + piece)
+
+    def send_fin(self, *, stream: int = STREAM) -> None:
+        """End this side's half."""
+        self.send_cells(pack_fin(stream))
+
+
+class RawPeer(CellWriter):
     """A client with a new identity, connected to `target`.
 
     Args:
@@ -59,7 +99,6 @@ class RawPeer:
         # Otherwise the kernel delays small records, and the records of two peers arrive out of order.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._initiator: Initiator
-        self._sealer: RecordSealer
         self._opener: RecordOpener
 
     @property
@@ -85,34 +124,11 @@ class RawPeer:
     def send_last_message(self) -> None:
         self.send_bytes(self._initiator.reply(self.receive_exactly(M2_BYTES)))
         keys = self._initiator.finish()
-        self._sealer = RecordSealer(keys.send_key, self.engine)
+        self.sealer = RecordSealer(keys.send_key, self.engine)
         self._opener = RecordOpener(keys.receive_key, self.engine)
 
     def send_bytes(self, data: bytes | memoryview) -> None:
         self._socket.sendall(data)
-
-    def send_cells(self, *cells: bytes) -> None:
-        """Seal cells into one record, zero-padded, and send it."""
-        plain = b"".join(cells)
-        record = bytearray(record_bytes_for(len(plain)))
-        record[HEAD_BYTES : HEAD_BYTES + len(plain)] = plain
-        self._sealer.seal(memoryview(record))
-        self.send_bytes(bytes(record))
-
-    def open(self, profile: Profile, content: bytes, *, stream: int = STREAM) -> None:
-        """Send OPEN and content."""
-        self.send_cells(pack_open(stream, profile, 0))
-        self.send_content(content, stream=stream)
-
-    def send_content(self, data: bytes, *, stream: int = STREAM) -> None:
-        """Send DATA cells."""
-        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
-            piece = data[start : start + MAX_PAYLOAD_BYTES]
-            self.send_cells(CELL_HEAD.pack(CellType.DATA, 0, len(piece), stream) + piece)
-
-    def send_fin(self, *, stream: int = STREAM) -> None:
-        """End this side's half."""
-        self.send_cells(pack_fin(stream))
 
     def receive_exactly(self, count: int) -> bytes:
         data = b""

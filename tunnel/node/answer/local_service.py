@@ -22,7 +22,7 @@ from tunnel.node.tunnels.carrying import tunnel_service
 from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key
-from tunnel.onion.message import ChunkType
+from tunnel.onion.message import CHALLENGE_BYTES, ChunkType
 
 __all__ = [
     "Replayed",
@@ -134,6 +134,11 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
 
 def _take_receipt(node: NodeContext, stream: Stream, chunk: Chunk, reporter: Reporter) -> Service[None]:
     """The frame is a receipt for a reply of this node in mode `cached`."""
+    if not chunk.is_last or chunk.sub_stream or len(chunk.data) != CHALLENGE_BYTES:
+        raise MalformedMessage(
+            f"a receipt has {len(chunk.data)} bytes, sub-stream {chunk.sub_stream}, LAST {chunk.is_last}; "
+            f"expected {CHALLENGE_BYTES} bytes, 0 and True"
+        )
     if (yield from ReadYield(stream).readinto(memoryview(bytearray(1)))):
         raise MalformedMessage("a chunk follows the one with a receipt")
     answered = node.receipts.pop(bytes(chunk.data), None)

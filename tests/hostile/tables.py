@@ -1,0 +1,30 @@
+"""All rules, each table with the network that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.hostile import rules_handshake, rules_header, rules_link, rules_message
+from tests.hostile.network import MemoryNetwork
+from tests.hostile.rules import Rule
+
+__all__ = ["TABLES", "Table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rules that are broken in one network."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    network: Callable[[], MemoryNetwork] = MemoryNetwork
+
+
+TABLES: Final = (
+    Table("handshake", rules_handshake.RULES),
+    Table("link", rules_link.RULES),
+    Table("header", rules_header.RULES),
+    Table("message", rules_message.RULES),
+)
