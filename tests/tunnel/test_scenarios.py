@@ -29,7 +29,7 @@ from tunnel.onion.reply_block import HomeTicket, ReplyBlock
 
 T = TypeVar("T")
 SCENARIOS = load_vectors("onion", expected=EXPECTED)
-KINDS = ("exchange", "follow_up", "handed_on", "open", "message", "block", "home", "origin")
+KINDS = ("exchange", "follow_up", "handed_on", "receipts", "open", "message", "block", "home", "origin")
 
 
 def of_kind(kind: str) -> list[str]:

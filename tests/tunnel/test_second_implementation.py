@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.second_implementation import expand
-from tests.support.second_implementation_frames import DEST, DROP, HOME, Reply, Walk
+from tests.support.second_implementation_frames import DEST, DROP, HOME, Refused, Reply, Walk, block_seeds
 from tests.support.second_implementation_modes import (
     Layers,
     check_origin,
@@ -17,14 +17,17 @@ from tests.support.second_implementation_modes import (
     read_message,
     split_head,
 )
+from tests.support.second_implementation_receipts import (
+    answer_by_block,
+    read_challenged,
+    read_receipt_frame,
+)
 from tests.support.vectors import load_vectors
 from tests.vectors.make_scenarios import EXPECTED
 
-EXCHANGES = {
-    name: scenario
-    for name, scenario in load_vectors("onion", expected=EXPECTED).items()
-    if scenario["kind"] == "exchange"
-}
+SCENARIOS = load_vectors("onion", expected=EXPECTED)
+EXCHANGES = {name: scenario for name, scenario in SCENARIOS.items() if scenario["kind"] == "exchange"}
+RECEIPTS = {name: scenario for name, scenario in SCENARIOS.items() if scenario["kind"] == "receipts"}
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
@@ -95,3 +98,59 @@ def check_known_dest(scenario: dict[str, Any], ticket: bytes, last: bytes, answe
     head, content = split_head(read_message(scenario["profile"], key, arrived.chunks))
     assert head.answer == ticket == own_ticket(bytes.fromhex(alice["home"]), ticket[:8])
     assert content.hex() == answer
+
+
+@pytest.mark.parametrize("name", RECEIPTS)
+def test_a_reply_with_challenges_and_its_receipts(name: str) -> None:
+    scenario = RECEIPTS[name]
+    profile, made = scenario["profile"], scenario["replies"][0]
+    query = Walk(scenario, bytes.fromhex(scenario["query"]["first"]), scenario["nodes"]["proxy 1"]["id"])
+    last = bytes.fromhex(made["last"])
+    assert hashlib.sha256(last).hexdigest() == made["links"][-1]
+    if scenario["mode"] == "cached":
+        for seed in query.seeds:
+            last = Layers(profile, seed, b"backward").on(last)
+        key = expand(query.fields.seed, b"e2e backward", 32)
+        check_message(scenario, key, last)
+        check_receipt_frames(scenario)
+        return
+    arrived = Walk(scenario, last, scenario["nodes"]["alice"]["id"], profile)
+    ticket, master = arrived.fields.next_id, arrived.fields.seed
+    home = bytes.fromhex(scenario["nodes"]["alice"]["home"])
+    _, chunks = home_layers(profile, home, ticket, master, arrived.chunks)
+    end_to_end = expand(master, b"reply e2e", 16)
+    key = expand(end_to_end, b"e2e forward", 32)
+    if scenario["expect"] != "ok":
+        with pytest.raises(Refused):
+            read_challenged(profile, key, chunks)
+        return
+    challenges = check_message(scenario, key, chunks)
+    check_receipts_on_the_way(scenario, block_seeds(master, ticket[8])[:-1], end_to_end, challenges)
+
+
+def check_message(scenario: dict[str, Any], key: bytes, chunks: bytes) -> list[bytes]:
+    message, challenges = read_challenged(scenario["profile"], key, chunks)
+    assert message.hex() == "00000000" + scenario["answer"]
+    assert [challenge.hex() for challenge in challenges] == scenario["challenges"]
+    return challenges
+
+
+def check_receipts_on_the_way(
+    scenario: dict[str, Any], seeds: list[bytes], end_to_end: bytes, challenges: list[bytes]
+) -> None:
+    """On each link of the backward half: each proxy removes a layer, that next to Alice first."""
+    wire = answer_by_block(scenario["profile"], seeds, end_to_end, challenges)
+    links = [wire]
+    for seed in seeds[::-1]:
+        links.append(Layers(scenario["profile"], seed, b"backward").off(links[-1]))
+    assert [link.hex() for link in links] == scenario["receipts"]["links"]
+
+
+def check_receipt_frames(scenario: dict[str, Any]) -> None:
+    returned = [
+        read_receipt_frame(
+            Walk(scenario, bytes.fromhex(frame), scenario["nodes"]["proxy 1"]["id"]), scenario["profile"]
+        ).hex()
+        for frame in scenario["receipts"]["frames"]
+    ]
+    assert returned == scenario["challenges"]

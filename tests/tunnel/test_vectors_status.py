@@ -16,7 +16,7 @@ from tunnel.onion.message import ChunkType
 from tunnel.onion.status import read_status
 
 STATUSES = load_vectors("status", expected=19)
-TUNNELS = load_vectors("established", expected=13)
+TUNNELS = load_vectors("established", expected=15)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
@@ -85,6 +85,7 @@ def test_a_reader_of_both_directions_written_from_the_document(name: str) -> Non
     keys = {end: expand(seed, b"e2e " + direction, 32) for end, direction in directions.items()}
     counters = {"alice": 0, "bob": 0}
     switched, hellos = set(), {}
+    challenges: list[tuple[str, bytes]] = []
     for chunk in scenario["chunks"]:
         end, what = chunk["from"], chunk["what"]
         nonce = counters[end].to_bytes(12, "big")
@@ -104,6 +105,9 @@ def test_a_reader_of_both_directions_written_from_the_document(name: str) -> Non
             assert data == int(words[1]).to_bytes(2, "big") + int(words[2]).to_bytes(4, "big")
         elif kind is ChunkType.END:
             assert data == words[1].encode()
+        elif kind is ChunkType.CHALLENGE:
+            assert data == bytes.fromhex(words[1])
+            challenges.append((end, data))
         elif kind is ChunkType.PAD:
             assert data == (b"" if words[1:] == ["LAST"] else bytes.fromhex(words[1]))
         if kind is ChunkType.REKEY or (kind is ChunkType.HELLO and end == "bob"):
@@ -115,3 +119,5 @@ def test_a_reader_of_both_directions_written_from_the_document(name: str) -> Non
                 switched.add(end)
             counters[end] = 0
     assert switched == {"alice", "bob"}
+    asked, returned = ([data for end, data in challenges if end == name] for name in ("bob", "alice"))
+    assert asked == returned

@@ -23,6 +23,7 @@ from tests.vectors.scenario_files import write_scenarios
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.established import End, EstablishedTunnel, Target, TargetKind, TunnelLimits
+from tunnel.established.receipts import BobChallenges
 from tunnel.geometry import INTERACTIVE
 from tunnel.onion.key_schedule import Direction, end_to_end_key
 
@@ -171,6 +172,39 @@ def _probes(engine: TunnelEngine) -> Scenario:
     return run.scenario()
 
 
+class _AsksAtOnce(BobChallenges):
+    """Asks once, before the first content: the limit of geometry 1 would make a long file."""
+
+    has_asked = False
+
+    def is_due(self, sent: int, received: int) -> bool:
+        return not self.has_asked
+
+    def take(self, sent: int) -> bytes:
+        self.has_asked = True
+        return super().take(sent)
+
+
+def _receipts(engine: TunnelEngine) -> Scenario:
+    run = _Run("a challenge of Bob before a message, and Alice's receipt", engine)
+    run.bob.proofs = _AsksAtOnce(INTERACTIVE, lambda length: sha256(b"challenge").digest()[:length])
+    run.hello()
+    run.bob.outgoing.write(b"pong")
+    run.bob.outgoing.end()
+    challenge = sha256(b"challenge").hexdigest()[:32]
+    run.send_all(("bob", f"CHALLENGE {challenge}"), ("bob", "END pong"), ("alice", f"CHALLENGE {challenge}"))
+    return run.scenario()
+
+
+def _unasked_receipt(engine: TunnelEngine) -> Scenario:
+    run = _Run("a receipt for a challenge that Bob has not sent", engine)
+    run.hello()
+    run.alice.proofs.arrived(bytes(16))  # as if Bob had sent it
+    out = bytearray(INTERACTIVE.chunk_bytes)
+    assert run.alice.next_chunk(memoryview(out), 0.0)
+    return run.refuse("alice", "CHALLENGE unasked", bytes(out))
+
+
 def _unasked_answer(engine: TunnelEngine) -> Scenario:
     run = _Run("an answer to a probe that Bob has not sent", engine, early=True)
     run.send("alice", "HELLO")
@@ -261,6 +295,8 @@ _SCENARIOS: dict[str, Callable[[TunnelEngine], Scenario]] = {
     "given_up": _given_up,
     "early": _early,
     "probes": _probes,
+    "receipts": _receipts,
+    "bad_receipt_unasked": _unasked_receipt,
     "bad_answer_unasked": _unasked_answer,
     "bad_hello_replayed": _replayed_hello,
     "bad_hello_of_low_order": _low_order_hello,

@@ -3,12 +3,12 @@
     python -m tests.vectors.make_scenarios             # prints what would change, changes nothing
     python -m tests.vectors.make_scenarios --write     # the files of tests/vectors/onion
 
-One scenario per file, of one of eight kinds (tests/vectors/README.md has the fields): `exchange`, a whole
+One scenario per file, of one of nine kinds (tests/vectors/README.md has the fields): `exchange`, a whole
 exchange with fixed draws; `follow_up`, one that Alice continues along a block of Bob's; `handed_on`, the
-STATUS of a reply path on the query's backward half; `open`, headers given to a node; `message`, chunks given
-to a reader; `block`, a reply block to be used; `home`, a returned ticket; `origin`, a claim to be
-checked. A file has all that a reader needs. All random values come from `secret(scenario, use)`, the
-ephemeral keys of HPKE included.
+STATUS of a reply path on the query's backward half; `receipts`, a reply with challenges; `open`, headers
+given to a node; `message`, chunks given to a reader; `block`, a reply block to be used; `home`, a returned
+ticket; `origin`, a claim to be checked. A file has all that a reader needs. All random values come from
+`secret(scenario, use)`, the ephemeral keys of HPKE included.
 
 The bytes are the project's own and record its behaviour. `tests/tunnel/test_scenarios.py` makes them again
 with both engines, and reads each file without this module.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vectors.answer_makers import follow_up, handed_on
+from tests.vectors.receipt_makers import bad_challenges, receipts
 from tests.vectors.scenario_files import write_scenarios
 from tests.vectors.scenario_makers import (
     CHUNK_DATA,
@@ -52,8 +53,8 @@ from tunnel.onion.header import Command
 __all__ = ["EXPECTED", "FOLDER", "build_all"]
 
 FOLDER = Path(__file__).with_name("onion")
-EXPECTED = 104
-_MSG, _END, _PAD = 1, 2, 3
+EXPECTED = 113
+_MSG, _END, _PAD, _CHALLENGE = 1, 2, 3, 11
 _NO_WAY = bytes(4)
 
 
@@ -110,6 +111,22 @@ def _answers() -> dict[str, Maker]:
         follow("without_a_way_back", answers=0),
         follow("first_block_begins_at_alice", own_first=True, expect="PeerError"),
     ])  # fmt: skip
+
+
+def _receipts() -> dict[str, Maker]:
+    found = {}
+    for mode in (ReplyMode.ROUTE, ReplyMode.CACHED):
+        for profile in (SMALL, HCTR):
+            name = f"receipts_{mode}_{profile.name}".replace("-", "_")
+            found[name] = receipts(name, mode, profile)
+    for what, kinds in {
+        "first": (_CHALLENGE, _MSG, _END),
+        "two_in_a_row": (_MSG, _CHALLENGE, _CHALLENGE, _END),
+        "after_end": (*[_MSG] * 8, _END, _CHALLENGE),
+        "nine_unanswered": (*[_MSG, _CHALLENGE] * 9, _END),
+    }.items():
+        found[f"receipts_challenge_{what}"] = bad_challenges(f"receipts_challenge_{what}", kinds)
+    return found
 
 
 def _opens() -> dict[str, Maker]:
@@ -169,6 +186,8 @@ def _messages() -> dict[str, Maker]:
         named("last_too_early", [chunk(_MSG, _NO_WAY, last=True)]),
         named("last_missing", [chunk(_END, _NO_WAY)]),
         named("pad_missing", [*nine, chunk(_END, b"y", last=True)]),
+        named("challenge_in_a_query", [chunk(_MSG, _NO_WAY), chunk(_CHALLENGE, b"c" * 16),
+              chunk(_END, b"", last=True)]),
         named("two_ends", [*nine, chunk(_END, b""), chunk(_END, b"", last=True)]),
         named("pad_with_content", [*nine, chunk(_END, b""), chunk(_PAD, b"x", last=True)]),
         named("head_cut", with_head(b"\0\0\0")),
@@ -184,7 +203,7 @@ def _messages() -> dict[str, Maker]:
 
 def build_all(engine: TunnelEngine) -> dict[str, Scenario]:
     """Every scenario by its name, made with `engine`."""
-    makers = _exchanges() | _answers() | _opens() | _messages()
+    makers = _exchanges() | _answers() | _receipts() | _opens() | _messages()
     for name, maker in {
         "block_used_twice": block("block_used_twice", "PeerError", "REPLAYED", times=2),
         "block_expired": block("block_expired", "PeerError", "EXPIRED", late_s=601),
