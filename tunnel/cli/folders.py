@@ -12,6 +12,7 @@ An archive comes from a stranger, so unpacking trusts nothing in it:
   whatever the other links are.
 * Entries that take more space on the disk than in the archive (hard links, sparse files) are skipped. The
   length of a header is limited.
+* Each entry must begin behind the one before. With a negative length it would lead back, for ever.
 * Python's own extraction filter is not used: in releases that are in use it has holes.
 """
 
@@ -175,7 +176,7 @@ class _Bounded:
         self.tell = file.tell
 
     def read(self, size: int) -> bytes:
-        if size > _MOST_HEADER_BYTES:
+        if not 0 <= size <= _MOST_HEADER_BYTES:  # a negative number would read the whole file
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._file.read(size)
 
@@ -184,8 +185,12 @@ def _unpack_all(file: BinaryIO, inside: Path) -> list[str]:
     skipped: list[str] = []
     links: list[tuple[PurePosixPath, str]] = []
     bounded: BinaryIO = _Bounded(file)  # type: ignore[assignment]
+    end = -1
     with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8") as tar:
         while (member := tar.next()) is not None:
+            if tar.offset <= end:
+                raise tarfile.ReadError("an entry of a negative length")
+            end = tar.offset
             tar.members.clear()  # type: ignore[attr-defined]
             name = PurePosixPath(member.name)
             if member.issym() and not _bad_name(name):

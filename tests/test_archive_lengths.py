@@ -1,0 +1,39 @@
+"""Archives by hand, with members of negative length, which `tarfile` reads but does not write."""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tunnel.cli.folders import unpack_archive
+from tunnel.errors import LocalTunnelError
+
+
+def header_of(kind: bytes, length: int = 0) -> bytes:
+    """A header by hand, since `tarfile` writes no negative length."""
+    member = tarfile.TarInfo("member")
+    member.type = kind
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = length.to_bytes(12, "big", signed=True) if length else header[124:136]
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize("length", [-1, -512, -1_024, -(1 << 40)])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, b"V", b"S", b"x", b"g", b"L", b"K"], ids=repr
+)
+@pytest.mark.parametrize("before", [1, 4])
+def test_an_archive_whose_members_have_negative_lengths_ends(
+    tmp_path: Path, before: int, kind: bytes, length: int
+) -> None:
+    """Such a member leads back to an earlier one, and `tarfile` would read them again for ever."""
+    path = tmp_path / "x.tar"
+    path.write_bytes(before * header_of(tarfile.DIRTYPE) + header_of(kind, length) + bytes(1_024))
+    with contextlib.suppress(LocalTunnelError):
+        assert len(unpack_archive(path, tmp_path / "target")) <= 1
+    assert not list(tmp_path.glob(".*"))
