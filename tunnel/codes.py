@@ -250,6 +250,8 @@ class Report:
         hold_ms: the time for which each node claims to have held the frame, from the first node on.
         is_about_reply: about the reply by block; `route` is then the reply path, Alice last.
         block_first_ids: the first node of each reply block of the query; Bob may report about one of them.
+    Raises:
+        ValueError: `hop` or a suspect is not a node of the route.
     """
 
     route: tuple[bytes, ...]
@@ -262,6 +264,12 @@ class Report:
     hold_ms: tuple[int, ...] = ()
     is_about_reply: bool = False
     block_first_ids: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.route)
+        indices = self.suspects if self.hop is None else (self.hop, *self.suspects)
+        if not all(0 <= index < count for index in indices):
+            raise ValueError(f"a report of the nodes {indices}, on a route of {count}")
 
     @property
     def blamed(self) -> tuple[int, ...]:

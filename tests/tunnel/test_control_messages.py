@@ -56,13 +56,13 @@ def routes(destination: bytes) -> st.SearchStrategy[Route]:
 
 reports = st.builds(
     Report,
-    st.lists(ids, max_size=4).map(tuple),
+    st.lists(ids, min_size=2, max_size=4).map(tuple),
     st.booleans(),
-    st.none() | st.integers(0, 126),
+    st.none() | st.integers(0, 1),
     st.none() | st.sampled_from(ErrorCode),
     st.booleans(),
     st.text(max_size=50),
-    st.lists(st.integers(0, 126), max_size=3).map(tuple),
+    st.lists(st.integers(0, 1), max_size=3).map(tuple),
     st.lists(st.integers(0, 2**32 - 1), max_size=5).map(tuple),
     st.booleans(),
 )
@@ -268,6 +268,7 @@ def test_no_json_makes_a_reader_fail_in_another_way(value: Any) -> None:
     [
         ("destination", "0g"), ("destination", 5), ("hops", -1), ("hops", True), ("hops", 1.0),
         ("hops", 2**65),
+        ("idle_s", 10**400), ("timeout_s", -(10**400)),
         ("idle_s", -1.0), ("idle_s", float("nan")), ("idle_s", "1"), ("purpose", "fast"), ("mode", "other"),
         ("mode", []), ("profile", "huge"), ("profile", 1), ("route", []), ("route", {"proxies": []}),
         ("content", "0"), ("stray", 1),
@@ -277,3 +278,14 @@ def test_a_wrong_field_of_a_query_is_refused(name: str, value: Any) -> None:
     whole = json.loads(body(pack(QueryMessage(b"d" * 32)), is_node=True))
     with pytest.raises(ControlError, match="QUERY"):
         unpack(QueryMessage, json.dumps(whole | {name: value}).encode())
+
+
+@pytest.mark.parametrize(("hop", "suspects"), [(2, ()), (126, ()), (None, (2,)), (0, (0, 5))])
+def test_a_report_of_nodes_outside_its_route_is_refused(hop: int | None, suspects: tuple[int, ...]) -> None:
+    """Its text would name them."""
+    report = Report((OWN_ID, OWN_ID), False, 1, ErrorCode.BUSY, suspects=(1,))
+    whole = json.loads(body(pack_error(QueryFailed("it failed", report=report)), is_node=False))
+    assert str(unpack_error(json.dumps(whole).encode())) == "it failed"
+    whole["failure"]["report"] |= {"hop": hop, "suspects": suspects}
+    with pytest.raises(ControlError, match="on a route of 2"):
+        unpack_error(json.dumps(whole).encode())

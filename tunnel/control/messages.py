@@ -249,7 +249,7 @@ def unpack(record: type[T], body: bytes) -> T:
     """Read the body of a record's message. Raises ControlError: not such a record."""
     try:
         found: T = _from_json(record, json.loads(body))
-    except (ValueError, TypeError, KeyError, RecursionError, TunnelError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, TunnelError) as error:
         raise ControlError(f"control socket: not a {_KINDS[record].name} message: {error!r}") from error
     return found
 
@@ -285,7 +285,9 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(kind: Any, value: Any) -> Any:
-    """Read a JSON value as this type. Raises ValueError, TypeError, KeyError, TunnelError: it is not."""
+    """Read a JSON value as this type. Raises ValueError, TypeError, KeyError, OverflowError, TunnelError: it
+    is not.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):  # X | None
         return None if value is None else _from_json(inner[0], value)
