@@ -97,6 +97,16 @@ def test_another_version_or_name_is_refused(state: Path) -> None:
                 folder.write(name, 1, b"")
 
 
+@pytest.mark.parametrize("digits", [10, 5_000])
+def test_a_version_of_too_many_digits_is_not_a_state_file(state: Path, digits: int) -> None:
+    with StateDir(state) as folder:
+        folder.write("guards", 1, b"")
+        written = (state / "guards").read_bytes()
+        (state / "guards").write_bytes(written.replace(b" 1 ", b" " + b"1" * digits + b" "))
+        with pytest.raises(StateError, match="is not a state file"):
+            folder.read("guards", 1)
+
+
 def test_files_that_others_may_read_are_refused(state: Path) -> None:
     with StateDir(state) as folder:
         folder.write("guards", 1, b"")

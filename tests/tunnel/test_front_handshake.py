@@ -281,6 +281,11 @@ def test_a_long_head_is_refused_before_it_has_arrived() -> None:
         feed([b"CONNECT " + b"a" * (HEAD_BYTES - 8)], handshake)
 
 
+def test_nothing_behind_the_longest_head_changes_the_refusal() -> None:
+    head = b"CONNECT " + b"a" * HEAD_BYTES
+    assert refused(head + b"\n").reply == refused(head).reply
+
+
 @pytest.mark.parametrize("line", [b"CONNECT a:443 HTTP/1.1\n", b"CONNECT a:443 HTTP/1.1\r\nname: x\n"])
 def test_lines_without_cr_are_refused_at_once(line: bytes) -> None:
     """Their client waits for a reply, and not for a time limit."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from readwrite_comp.primitives import hmac_sha256
 from tests.support.errors import raises_code
 from tunnel.errors import ErrorCode, PeerError, ReplayFileError, TableFull
 from tunnel.geometry import SLOT_BYTES
@@ -251,3 +254,31 @@ def test_a_restored_table_behaves_as_the_kept_one(
     for key, epoch in ((b"x" * 32, 7), (KEY, 8)):
         with pytest.raises(ReplayFileError):
             ReplayTable.restored(kept.dump(7), key, epoch)
+
+
+HOUR_OF_TWO = struct.pack(">II", T0, 2)
+PAIRS = [bytes([each]) * 16 for each in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("hours", "rest"),
+    [
+        (1, b""),
+        (1, HOUR_OF_TWO[:7]),
+        (1, HOUR_OF_TWO + PAIRS[0]),
+        (1, HOUR_OF_TWO + PAIRS[0] + PAIRS[1][:-1]),
+        (1, HOUR_OF_TWO + 2 * PAIRS[0]),
+        (2, 2 * (HOUR_OF_TWO + b"".join(PAIRS))),
+        (1, struct.pack(">II", T0, 2**32 - 1) + PAIRS[0]),
+        (1, HOUR_OF_TWO + b"".join(PAIRS) + b"\0"),
+        (2**32 - 1, HOUR_OF_TWO + b"".join(PAIRS)),
+    ],
+)
+def test_a_table_whose_parts_do_not_add_up_is_refused_though_its_mac_fits(hours: int, rest: bytes) -> None:
+    def table(hours: int, rest: bytes) -> bytes:
+        data = b"mtunrpl\x01" + struct.pack(">IdI", 7, T0, hours) + rest
+        return data + hmac_sha256(KEY, b"replay file", data)
+
+    assert len(ReplayTable.restored(table(1, HOUR_OF_TWO + b"".join(PAIRS)), KEY, 7)) == 2
+    with pytest.raises(ReplayFileError):
+        ReplayTable.restored(table(hours, rest), KEY, 7)

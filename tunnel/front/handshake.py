@@ -426,7 +426,7 @@ class Handshake:
 
     def _check_head(self) -> None:
         """Refuse what cannot become a head: its client would wait for more until its time is over."""
-        if self._buffer.count(b"\n") > self._buffer.count(b"\r\n"):
+        if self._buffer.count(b"\n", 0, HEAD_BYTES) > self._buffer.count(b"\r\n", 0, HEAD_BYTES):
             self._refuse(0, 400, "a line of the request ends in LF alone, expected CR LF")
         if len(self._buffer) >= HEAD_BYTES:
             self._refuse(0, 431, f"the head of the request is longer than {HEAD_BYTES:,} bytes")

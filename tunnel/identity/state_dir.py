@@ -35,7 +35,7 @@ __all__ = ["StateDir", "check_private", "make_private", "remove_file", "take_loc
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _MOST_BYTES: Final = 64 << 20  # larger than any state file; a foreign file is not read whole
-_HEAD: Final = re.compile(rb"mtun-state ([a-z-]+) (\d+) ([0-9a-f]{64})\n")
+_HEAD: Final = re.compile(rb"mtun-state ([a-z-]+) (\d{1,9}) ([0-9a-f]{64})\n")
 
 
 def make_private(path: Path, data: bytes) -> None:

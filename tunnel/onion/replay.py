@@ -167,18 +167,24 @@ class ReplayTable:
             raise ReplayFileError(f"the replay table is of epoch {found}, expected {epoch}")
         position = _FILE_HEAD.size
         for _ in range(hours):
-            hour, count = _HOUR_HEAD.unpack_from(body, position)
-            position += _HOUR_HEAD.size
-            pairs = body[position : position + count * _PAIR_BYTES]
-            position += len(pairs)
-            tags = {
-                pairs[at : at + _TAG_BYTES]: pairs[at + _TAG_BYTES : at + _PAIR_BYTES]
-                for at in range(0, len(pairs), _PAIR_BYTES)
-            }
-            table.hours[hour] = tags
-            table._held.update(tags.values())
-            table._count += len(tags)
+            position = table._restore_hour(body, position)
+        if position != len(body):
+            raise ReplayFileError(f"the replay table ends at byte {position} of {len(body)}")
         if table._count > limit:
             # If some were dropped, those headers could be replayed.
             raise ReplayFileError(f"the replay table holds {table._count} headers, the limit is now {limit}")
         return table
+
+    def _restore_hour(self, body: bytes, position: int) -> int:
+        """Read the tags of one hour. Returns where they end. Raises ReplayFileError: they are not there."""
+        start = position + _HOUR_HEAD.size
+        hour, count = _HOUR_HEAD.unpack(body[position:start].ljust(_HOUR_HEAD.size, b"\0"))
+        end = start + int(count) * _PAIR_BYTES
+        places = range(start, min(end, len(body)), _PAIR_BYTES)
+        tags = {body[at : at + _TAG_BYTES]: body[at + _TAG_BYTES : at + _PAIR_BYTES] for at in places}
+        if end > len(body) or len(tags) != count or hour in self.hours:
+            raise ReplayFileError(f"the replay table has no {count} different headers at byte {position}")
+        self.hours[hour] = tags
+        self._held.update(tags.values())
+        self._count += count
+        return end
