@@ -168,10 +168,11 @@ class Claim:
         """
         public, signature = self.proof[:CLIENT_KEY_BYTES], self.proof[CLIENT_KEY_BYTES:]
         try:
-            if public not in clients:
-                raise BadSignature("not a listed client")
             if not self.binding:  # a signature of the target alone would be good everywhere
                 raise BadSignature("nothing binds the proof to this query")
+            # Before the list: otherwise the time of the answer would tell a stranger whose keys are listed.
             engine.ed25519_verify(public, _LABEL + self.binding + self.target, signature)
+            if public not in clients:
+                raise BadSignature("not a listed client")
         except BadSignature as error:
             raise TargetNotAllowed("the service is for clients with a listed key") from error
