@@ -275,6 +275,18 @@ def test_a_reached_node_is_dialled_again_each_day_and_dropped_after_a_week_of_si
     assert directory.sample() == []
 
 
+def test_a_clock_that_was_ahead_keeps_no_reached_node_longer() -> None:
+    """Its owner may have left: it is dialled a day after the clock was set right, dropped after a week."""
+    directory, day_s = make(), 24 * 3_600
+    peer = described(1, 400 * day_s)  # of the time that the clock showed
+    reach(directory, peer, now_s=NOW_S + 400 * day_s)
+    directory.expire(NOW_S)
+    assert directory.sample() == [peer]
+    assert directory.next_to_dial(NOW_S + day_s) == peer
+    directory.expire(NOW_S + 7 * day_s + 1)
+    assert directory.sample() == []
+
+
 def test_a_full_table_keeps_what_was_reached() -> None:
     directory = make(limit=LIMIT)
     for number in range(LIMIT):

@@ -236,6 +236,9 @@ class ExchangeDirectory:
         """Drop learned descriptors that have expired, and hearsay of some minutes ago."""
         with self._lock:
             for node_id, entry in list(self._reached.items()):
+                # After the clock was set back, a time that is still to come would keep the node till then.
+                entry.since_s = min(entry.since_s, now_s)
+                entry.tried_s = min(entry.tried_s, now_s)
                 if entry.descriptor.expiry <= now_s or now_s - entry.since_s > _PROOF_S:
                     self._forget_reached(node_id)
             self._heard.expire(now_s)
