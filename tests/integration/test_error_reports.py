@@ -24,6 +24,7 @@ from tunnel.modes import MODES, ErrorMode
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.onion.header import Command, Slot
+from tunnel.onion.reports import originate
 from tunnel.services import Query, Reply
 
 pytestmark = pytest.mark.full
@@ -285,6 +286,60 @@ def test_a_hop_that_changes_the_status(
     elif error_mode is ErrorMode.XOR:
         assert error.report == Report(error.report.route, False, None, None) if error.report else False
         assert "no node of the route reported what happened" in str(error)
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+@pytest.mark.parametrize("error_mode", [ErrorMode.STATUS, ErrorMode.XOR])
+def test_a_hop_that_replays_the_status_of_an_earlier_query(
+    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, error_mode: ErrorMode, hop: int
+) -> None:
+    """The earlier query, over the same route, succeeded. This one fails, and is not to seem a success."""
+    recorded: list[bytes] = []
+
+    def record_then_replay(status: bytes) -> bytes:
+        recorded.append(status)
+        return recorded[0]
+
+    tamper_at(net[1 + hop], monkeypatch, record_then_replay, to=Command.RELAY)
+    route = Route((net[1].id, net[2].id), net[3].id)
+    first = net[0].query(
+        net[3].id, CONTENT, route=route, mode=ReplyMode.NONE, error_mode=error_mode, profile=SMALL
+    )
+    first.result(PATIENCE_S)
+    SERVICE.fails = "before"
+    error = ask(net, ReplyMode.NONE, error_mode)
+    assert len(recorded) == 2
+    assert recorded[0] != recorded[1]
+    if error_mode is ErrorMode.STATUS:
+        assert error.report is not None
+        assert error.report.suspects == ((hop - 1, hop) if hop else (0,))
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+@pytest.mark.parametrize("code", [None, ErrorCode.SERVICE_FAILED, ErrorCode.BUSY])
+def test_a_hop_that_forges_a_status_speaks_for_itself_only(
+    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, code: ErrorCode | None, hop: int
+) -> None:
+    """It has the keys of its own slot: neither a success nor a failure of another node comes from those."""
+    slots: list[Slot] = []
+    begin = Reporter.pass_on
+
+    def noting(self: Reporter, status: bytes) -> Service[None]:
+        if self.node is net[1 + hop].context:
+            slots.append(self.slot)
+        return begin(self, status)
+
+    def forged(status: bytes) -> bytes:
+        return originate(slots[-1], SMALL.geometry, code, hold_ms=1, engine=net.engine, text="it was Bob")
+
+    monkeypatch.setattr(Reporter, "pass_on", noting)
+    tamper_at(net[1 + hop], monkeypatch, forged, to=Command.RELAY)
+    SERVICE.fails = "before"
+    error = ask(net, ReplyMode.NONE)
+    assert error.report is not None
+    assert not error.report.succeeded
+    assert hop in error.report.blamed
+    assert 2 not in error.report.blamed, "the destination is not blamed"
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])

@@ -9,6 +9,7 @@ documented error: AuthenticationError (BAD_CONTENT), Truncated (TRUNCATED).
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from readwrite_comp import AuthenticationError, LayerError, Malformed, Truncated
 from tests.tunnel.exchange import Exchange, cast_of, exchange, receive, walk_back
-from tests.tunnel.helpers import SMALL, SMALL_HCTR, chunks_of
+from tests.tunnel.helpers import SMALL, SMALL_HCTR, Peer, Relayed, chunks_of
 from tunnel.geometry import Profile
 from tunnel.modes import ReplyMode
 
@@ -31,10 +32,15 @@ def query(profile: Profile) -> Exchange:
 
 def onward(done: Exchange, chunks: list[bytes], link: int) -> list[list[bytes]]:
     """The query's chunks on `link` and on each later link."""
-    profile = done.query.frame.profile
+    return carried(done.relayed, cast_of(PROXIES + 2).proxies, chunks, link, done.query.frame.profile)
+
+
+def carried(
+    relayed: Relayed, proxies: Sequence[Peer], chunks: list[bytes], link: int, profile: Profile
+) -> list[list[bytes]]:
+    """A frame's chunks on `link` and on each later link."""
     found = [chunks]
-    cast = cast_of(PROXIES + 2)
-    for peer, opened in list(zip(cast.proxies, done.relayed.proxied, strict=True))[link:]:
+    for peer, opened in list(zip(proxies, relayed.proxied, strict=True))[link:]:
         forward, _ = peer.codec.relay_layers(opened.slot, profile)
         out = []
         for number, chunk in enumerate(found[-1]):
@@ -103,6 +109,83 @@ def test_a_flipped_bit_of_a_cached_reply(profile: Profile, link: int, data: st.D
     content, error = receive(cast.alice.codec.backward_reader(done.query.circuit), body)
     assert isinstance(error, AuthenticationError)
     assert CONTENT.startswith(content)
+
+
+def _flip(at: int) -> Callable[[bytes], bytes]:
+    def change(chunk: bytes) -> bytes:
+        changed = bytearray(chunk)
+        changed[at] ^= 0x80
+        return bytes(changed)
+
+    return change
+
+
+# Also what a cipher of blocks, or one that adds a key stream, would carry through.
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "first bit": _flip(0),
+    "last bit of the first block": _flip(15),
+    "first bit of the second block": _flip(16),
+    "middle": _flip(498),
+    "last byte": _flip(-1),
+    "two blocks swapped": lambda chunk: chunk[:16] + chunk[32:48] + chunk[16:32] + chunk[48:],
+    "first and last block equally": lambda chunk: _flip(3)(_flip(-13)(chunk)),
+    "all zero": lambda chunk: bytes(len(chunk)),
+}
+
+
+def _expect_no_tag(right: list[list[bytes]], seen: list[list[bytes]], number: int) -> None:
+    """On every link behind the change: noise in that chunk, and the others as they were.
+
+    Args:
+        right, seen: chunks on those links without and with the change.
+    """
+    for untouched, changed in zip(right, seen, strict=True):
+        assert is_noise(changed[number], untouched[number])
+        assert [*changed[:number], *changed[number + 1 :]] == [*untouched[:number], *untouched[number + 1 :]]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_at_each_hop_of_a_query_tells_no_later_hop_anything(profile: Profile, name: str) -> None:
+    """Every pair of hops. Two frames with the same change show their accomplices no common difference."""
+    done = query(profile)
+    links = [on_link(done, link) for link in range(PROXIES + 1)]
+    for link, chunks in enumerate(links):
+        differences = set[bytes]()
+        for number in (0, 2, len(chunks) - 1):
+            changed = [*chunks[:number], CHANGES[name](chunks[number]), *chunks[number + 1 :]]
+            _, *behind = onward(done, changed, link)
+            _expect_no_tag(links[link + 1 :], behind, number)
+            for untouched, seen in zip(links[link + 1 :], behind, strict=True):
+                pairs = zip(untouched[number], seen[number], strict=True)
+                difference = bytes(left ^ right for left, right in pairs)
+                blocks = {difference[at : at + 8] for at in range(0, len(difference) - 8, 8)}
+                assert not blocks & differences
+                differences |= blocks
+            content, error = at_bob(done, [changed, *behind][-1])
+            assert isinstance(error, AuthenticationError)
+            assert CONTENT.startswith(content)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("name", CHANGES)
+def test_nor_does_a_change_at_each_hop_of_a_reply_along_a_block(profile: Profile, name: str) -> None:
+    """Where a query and its reply pass the same proxies, the accomplices may have seen the query as well."""
+    cast = cast_of(PROXIES + 2)
+    done = exchange(cast, ReplyMode.ROUTE, CONTENT, [CONTENT], profile=profile)
+    relayed, back = done.replies[0].relayed, cast.proxies[::-1]
+    assert relayed is not None
+    head = profile.geometry.header_bytes
+    links = [chunks_of(link[head:], profile) for link in relayed.links]
+    for link, chunks in enumerate(links):
+        changed = [*chunks[:1], CHANGES[name](chunks[1]), *chunks[2:]]
+        _, *behind = carried(relayed, back, changed, link, profile)
+        _expect_no_tag(links[link + 1 :], behind, 1)
+        slot = relayed.opened.slot
+        reader = cast.alice.codec.home_reader(slot, cast.alice.codec.home_ticket(slot), profile)
+        content, error = receive(reader, b"".join([changed, *behind][-1]))
+        assert isinstance(error, AuthenticationError)
+        assert CONTENT.startswith(content)
 
 
 ORDERS = {
