@@ -17,6 +17,7 @@ from bench import (
     chunks,
     classify,
     concurrency,
+    constant_time,
     echo,
     front,
     latency,
@@ -49,6 +50,7 @@ BENCHMARKS: tuple[ModuleType, ...] = (
     observer,
     pairing,
     classify,
+    constant_time,
 )
 
 

@@ -1,6 +1,6 @@
 """STATUS on a node's streams: the outcome of a frame, the last thing on its backward half.
 
-Each stream carries exactly one STATUS of one length, so a proxy cannot tell success from failure. The node
+Each stream carries exactly one STATUS of one length, which shows a proxy neither success nor failure. The node
 where the frame ended or failed originates it, each earlier hop adds its own part, and Alice reads it. After
 reporting a failure a node resets the stream, since it cannot use further content.
 
