@@ -1,8 +1,8 @@
 """STATUS on a node's streams: the outcome of a frame, the last thing on its backward half.
 
-Each stream carries exactly one STATUS of one length, which shows a proxy neither success nor failure. The node
-where the frame ended or failed originates it, each earlier hop adds its own part, and Alice reads it. After
-reporting a failure a node resets the stream, since it cannot use further content.
+Each stream carries exactly one STATUS of one length, which shows a proxy neither success nor failure. The
+node where the frame ended or failed originates it, each earlier hop adds its own part, and Alice reads it.
+After reporting a failure a node resets the stream, since it cannot use further content.
 
 A node that could not open a header has no keys for a status. It sends RESET alone, and the hop before it
 reports the failure. Source: docs/protocol.md, "Status" and "Error modes".
