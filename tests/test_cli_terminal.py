@@ -265,6 +265,33 @@ def test_output_that_does_not_fit_a_disk_is_named(net: Path) -> None:
     assert err.startswith(b"error: standard output: No space left on device\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.full
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_that_does_not_fit_a_disk_is_named(option: str) -> None:
+    with open("/dev/full", "wb") as full:
+        process = _start(option, stdout=full, PYTHONUNBUFFERED="1")
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[0]) == (
+        1,
+        b"error: standard output: No space left on device",
+    )
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_help_fits_its_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Its words at least: examples, and tables of the description, are to be copied."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        about, _, _ = capsys.readouterr().out.partition("example:")
+        words = [line for line in about.splitlines() if line and not line.startswith((" ", "usage:"))]
+        assert max(map(len, words)) <= columns, command
+
+
 # -- errors ----------------------------------------------------------------------------------------------
 
 
@@ -290,10 +317,22 @@ def test_output_that_does_not_fit_a_disk_is_named(net: Path) -> None:
         (["ping", "node-1", "--network", "x", "--hops"], ["error: --hops: expected one argument"]),
         (["pipe", "node-1:a", "--network", "x", "--key"], ["error: --key: expected one argument"]),
         (["ping", "node-1"], ["--network --peers --config", "mtun ping --help"]),
+        (["ping", "node-1", "mynet"], ["--network --peers --config", "did you mean --network mynet?"]),
+        (["peers", "net/client.toml"], ["did you mean --config net/client.toml?"]),
+        (["node", "node.toml"], ["required: --config", "did you mean --config node.toml?"]),
+        (["publish", "a", "h:1", "node.toml"], ["required: --config", "did you mean --config node.toml?"]),
+        (["up", "--network", "mynet"], ["unknown option --network", "did you mean mtun up DIR"]),
+        (["ping", "node-1", "--network", "x", "-c", "2"], ["unknown option -c", "--count or --config?"]),
+        (["-V"], ["unknown option -V", "did you mean --verbose or --version?"]),
+        (["forward", "node-7:ssh", "--network", "x"], ["node-7:ssh: at which local port?"]),
+        (["pipe", "127.0.0.1:80", "--network", "x"], ["127.0.0.1 is no node", "did you mean NODE/127."]),
+        (["forward", "1", "localhost:80", "--network", "x"], ["localhost is no node", "NODE/localhost:80"]),
+        (["publish", "127.0.0.1:80", "web", "--config", "{net}/node-0/node.toml"], ["did you swap"]),
+        (["publish", "web", "80", "--config", "{net}/node-0/node.toml"], ['did you mean "127.0.0.1:80"?']),
         (["ping", "nod-1", "--network", "{net}"], ["no peer has the name 'nod-1'", "did you mean node-1?"]),
         (["ping", "alice", "--network", "{net}"], ["hint: list the peers with: mtun peers --network"]),
     ],
-    ids=lambda value: " ".join(value[:3]),
+    ids=lambda value: " ".join(value[:4]),
 )  # fmt: skip
 def test_a_mistyped_word_is_named_with_the_nearest(
     net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]

@@ -310,6 +310,8 @@ def test_a_wrong_rule_of_an_exit_is_named(rules: str, words: str) -> None:
         ("[node]\nidle_s = 1\n", "[node] has no key 'idle_s'", "idle_s belongs in [timeouts]"),
         ("[service]\nqqq = 1\n", "[service] has no key 'qqq'", "[service] has names"),
         ("[node]\nlisten = 4000\n", "[node] listen = 4000: expected an IP address and a port", ""),
+        ("[node]\nlisten = '4000'\n", "[node] listen = '4000': expected", 'did you mean "127.0.0.1:4000"?'),
+        ("[service]\nreverse = ['9000']\n", "[service] reverse = ['9000']: expected", ""),
         ("[node]\nlisten = 'localhost:1'\n", "expected an IP address", ""),
         ("[node]\nlisten = '::1:4000'\n", "expected an IP address", ""),
         ("[node]\nlisten = '127.0.0.1:65536'\n", "expected an IP address", ""),

@@ -47,16 +47,22 @@ def test_example(name: str) -> None:
     assert EXPECTED[name] in done.stdout
 
 
+README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.full
-def test_the_python_code_of_the_readme(tmp_path: Path) -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+@pytest.mark.parametrize(
+    ("number", "output"),
+    [(0, "b'ping'\n"), (1, "b'hello'\n"), (2, "b'PING'\n"), (3, "b'A REAL NODE'\n")],
+)
+def test_each_block_of_python_in_the_readme_runs_alone(tmp_path: Path, number: int, output: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 4
     network = [sys.executable, "-m", "tunnel", "network", "pair", "--nodes", "2"]
     subprocess.run(network, cwd=tmp_path, check=True, capture_output=True, timeout=60)
-    command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    command = [sys.executable, "-W", "error", "-c", blocks[number]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n") == ["b'ping'", "b'hello'", "b'PING'", "b'A REAL NODE'", ""]
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
 
 
 @pytest.mark.full

@@ -174,6 +174,8 @@ def checked_id(value: Any, what: str = "destination") -> bytes:
         hint = ""
         if isinstance(value, str):
             hint = ": for an id in hex use bytes.fromhex(...)"
+            if len(value) != 2 * ID_BYTES:
+                hint = ": for the name of a peer use tunnel.directory.ids_by_name(...)[name]"
         elif isinstance(getattr(value, "id", None), bytes):
             hint = f": use the {type(value).__name__}'s `id`"
         elif isinstance(getattr(value, "node_id", None), bytes):

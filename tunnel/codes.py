@@ -235,7 +235,7 @@ def clock_text(now_s: float) -> str:
         return f"{now_s:.0f} s after 1970"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """The outcome of a frame, from the STATUS of its route.
 
@@ -300,6 +300,9 @@ class Report:
     @property
     def _is_about_block(self) -> bool:
         return self.about_next and self.hop == len(self.route) - 1 and bool(self.block_first_ids)
+
+    def __repr__(self) -> str:
+        return f"<Report of {len(self.route)} nodes: {self}>"
 
     def __str__(self) -> str:
         if self.succeeded:

@@ -22,7 +22,6 @@ from tunnel import open_node
 from tunnel.cli.main import main
 from tunnel.cli.nodes import say_node_ready
 from tunnel.config import load_config, make_config
-from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory.base import ids_by_name
 from tunnel.errors import CannotListen, ConfigError
 from tunnel.front.entrance import EntrancePlace
@@ -205,7 +204,7 @@ def test_an_exit_that_becomes_known_later(net: Path, greeter: int, tmp_path: Pat
 
 
 def load_id(path: Path) -> str:
-    return ids_by_name([path], tunnel_engine())[path.name].hex()
+    return ids_by_name(path)[path.name].hex()
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_an_engine_is_found_by_name_or_given() -> None:
 # Refused calls of nodes and clients: (arguments, options), the error, a word of its text.
 IDS = {
     "hex": (lambda net: net[3].id.hex(), TypeError, "bytes.fromhex"),
+    "name": (lambda _: "node-3", TypeError, "ids_by_name"),
     "a node": (lambda net: net[3], TypeError, "Node's `id`"),
     "a descriptor": (lambda net: net[3].descriptor, TypeError, "Descriptor's `node_id`"),
     "an index": (lambda net: 3, TypeError, "32 bytes"),

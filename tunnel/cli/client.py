@@ -341,7 +341,7 @@ class Client:
         elif self._options.peers is not None:
             start = " --peers is for the network `local`, any other needs --config."
         options = self._options
-        may_retry = hasattr(options, "retries") and not error.attempts and options.hops != 0
+        may_retry = getattr(options, "retries", None) == 0 and options.hops != 0
         around = " (if only that node is down, --retries 3 avoids it)" if may_retry else ""
         return f"is the network up?{start}{around}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,10 @@ def run_forward(options: argparse.Namespace) -> int:
 
 def _pairs(arguments: list[str]) -> list[tuple[EntrancePlace, tuple[str, Target]]]:
     """The places to listen on, each with a node and a target. Raises ConfigError: something else."""
+    if len(arguments) == 1 and re.search("[:/]", arguments[0]) and not _is_place(arguments[0]):
+        raise ConfigError(
+            f"{arguments[0]}: at which local port?", f"for example: mtun forward 5432 {arguments[0]}"
+        )
     pairs = _in_pairs(arguments, "mtun forward 5432 node-7:postgres")
     return [_local_pair(place, to) for place, to in pairs]
 
@@ -185,6 +190,14 @@ def _place(text: str) -> EntrancePlace:
         return ListenPlace().check(text)
     except ValueError as error:
         raise ConfigError(f"{text}: expected {ListenPlace.expected}", "for example 5432") from error
+
+
+def _is_place(text: str) -> bool:
+    """Whether the argument is a local place, such as "127.0.0.1:5432"."""
+    try:
+        return isinstance(_place(text), tuple)
+    except ConfigError:
+        return False
 
 
 def _say_ready(address: EntrancePlace, to: str, hops: int, *, at: str | None = None, as_json: bool) -> None:

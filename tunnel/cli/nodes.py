@@ -43,7 +43,7 @@ from tunnel.cli.terminal import ProgressBar, complain, going_on, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, with_published
 from tunnel.config.kinds import show
-from tunnel.errors import LocalTunnelError, StateInUse
+from tunnel.errors import ConfigError, LocalTunnelError, StateInUse
 from tunnel.front.entrance import place_text
 from tunnel.front.forward import MOST_CONNECTIONS as MOST_FORWARDED
 from tunnel.front.socks_server import MOST_CONNECTIONS
@@ -157,8 +157,14 @@ def run_publish(options: argparse.Namespace) -> int:
         f"to publish with that node, add the table [[publish]] with name = {show(options.name)} and "
         f"to = {show(options.to)} to {options.config}, and restart it"
     )
+    try:
+        config = with_published(config, entry, "mtun publish")
+    except ConfigError as error:
+        if ":" in options.name:
+            error.hint = f"did you swap {options.name} and {options.to}? The name is first"
+        raise
     with _advised(advice):
-        return _run(with_published(config, entry, "mtun publish"), options)
+        return _run(config, options)
 
 
 @contextlib.contextmanager

@@ -12,11 +12,13 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tunnel.arguments import did_you_mean
+from tunnel.cli.terminal import say
 from tunnel.disk import advice_for, open_regular, os_error_text
 from tunnel.errors import ConfigError, LocalTunnelError, ProfileError
 
@@ -74,15 +76,37 @@ class UsageError(ConfigError):
         self.usage = usage
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Fits paragraphs to the terminal. Those with an indented line are kept: examples, and tables."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.rstrip("\n").split("\n\n")
+        return "\n\n".join(
+            paragraph if re.search(r"^\s", paragraph, re.MULTILINE) else textwrap.fill(paragraph, width)
+            for paragraph in paragraphs
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """See the module."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(**settings, allow_abbrev=False, formatter_class=_HelpFormatter)
+        self._surplus: list[str] = []  # arguments for which there is no place
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
-        raise self._wrong(message.removeprefix("argument "))
+        hint = ""
+        missing = re.search(r"--network.* is required$|required: (--config)$", message)
+        if missing is not None and self._surplus:
+            is_file = missing[1] or self._surplus[0].endswith(".toml")
+            option = "--config" if is_file else "--network"
+            hint = f"did you mean {option} {shlex.quote(self._surplus[0])}?"
+        raise self._wrong(message.removeprefix("argument "), hint)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and version like all output: `argparse` would keep silent about a full disk."""
+        say(message.rstrip("\n"))
 
     def _wrong(self, message: str, hint: str = "") -> UsageError:
         return UsageError(
@@ -131,6 +155,9 @@ class Parser(argparse.ArgumentParser):
                 if value is None:  # `argparse` would take the argument that is moved behind it
                     self.error(f"{argument}: expected one argument")
                 options.append(value)
+        positional = self._get_positional_actions()
+        if all(action.nargs in (None, "?") for action in positional):
+            self._surplus = places[len(positional) :]
         return [*options, *places]
 
     def _option(self, argument: str) -> argparse.Action:
@@ -141,6 +168,10 @@ class Parser(argparse.ArgumentParser):
                 return known[option]
         if self._subparsers is not None and name in ("--json", "--network", "--peers", "--config", "--hops"):
             hint = f"put options of a command behind it: mtun COMMAND {name}"
+        elif name == "--network" and any(each.metavar == "DIR" for each in self._get_positional_actions()):
+            hint = f"did you mean {self.prog} DIR, without {name}?"
+        elif len(name) == 2 and (long := [each for each in known if each.startswith(f"-{name}".lower())]):
+            hint = f"did you mean {' or '.join(long)}?"
         else:
             hint = did_you_mean(name, known)
         raise self._wrong(f"unknown option {name}", hint)

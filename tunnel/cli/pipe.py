@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -22,6 +23,7 @@ from tunnel.cli.terminal import STDOUT_NAME
 from tunnel.client.clients import Client as ThreadClient
 from tunnel.client.clients import ThreadStream
 from tunnel.errors import BadArgument, ConfigError, QueryFailed, SubStreamReset, TunnelError
+from tunnel.established import TargetKind
 from tunnel.front.failures import end_of, failure_of
 from tunnel.front.targets import parse_destination
 from tunnel.identity.client_key import ClientKey
@@ -79,9 +81,12 @@ def add_key(parser: argparse.ArgumentParser) -> None:
 def destination(text: str) -> tuple[str, Any]:
     """The node and the target that an argument names. Raises ConfigError: it names none."""
     try:
-        return parse_destination(text)
+        node, target = parse_destination(text)
     except BadArgument as error:
         raise ConfigError(f"{text}: {error}", "for example node-7:ssh, or node-7/intranet:80") from error
+    if target.kind is TargetKind.SERVICE and re.fullmatch(r"localhost|[\d.]+\.\d+|\[.*\]", node):
+        raise ConfigError(f"{text}: {node} is no node", f"did you mean NODE/{text}, through an exit?")
+    return node, target
 
 
 def run_pipe(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from tunnel.arguments import (
     checked_seconds,
     did_you_mean,
 )
-from tunnel.config.kinds import Choice, FilesClients, ListOf
+from tunnel.config.kinds import Choice, FilesClients, HostPort, ListOf, Place
 from tunnel.config.misplaced import KEYS, advice_for_key, advice_for_table, advice_for_variable
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
@@ -393,12 +394,14 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
 def _wrong(setting: Setting, value: Any, where: str) -> ConfigError:
     unit = {"s": " of seconds", "bytes": " of bytes"}.get(setting.unit, "")
     expected = setting.kind.expected.replace("number", f"number{unit}", 1)
-    return ConfigError(f"{where} = {value!r}: expected {expected}", _nearest_choice(setting, value))
+    return ConfigError(f"{where} = {value!r}: expected {expected}", _nearest(setting, value))
 
 
-def _nearest_choice(setting: Setting, value: Any) -> str:
-    """A hint: the valid choice closest to a mistyped one."""
+def _nearest(setting: Setting, value: Any) -> str:
+    """A hint: the valid choice closest to a mistyped one, or a place with the port that was given alone."""
     kind = setting.kind.item if isinstance(setting.kind, ListOf) else setting.kind
+    if isinstance(kind, Place | HostPort) and re.fullmatch(r"\d{1,5}", str(value)):
+        return f'did you mean "127.0.0.1:{value}"?'
     if not isinstance(kind, Choice):
         return ""
     given = value if isinstance(value, list) else str(value).split(",")

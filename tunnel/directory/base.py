@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from tunnel.crypto.primitives import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.disk import naming, read_regular
 from tunnel.errors import DescriptorError, KeyFileError, LocalTunnelError
 from tunnel.identity.descriptor import Descriptor
@@ -148,13 +148,21 @@ def list_peer_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def ids_by_name(paths: Iterable[Path], engine: TunnelEngine) -> dict[str, bytes]:
+def ids_by_name(
+    paths: str | Path | Iterable[str | Path], engine: TunnelEngine | None = None
+) -> dict[str, bytes]:
     """The ids of nodes by the names of their peer files, of those files that hold a single node.
 
     Its descriptor may have expired. Files that cannot be read are skipped: `PeerFiles` warns of them.
+
+    Args:
+        paths: peer files, or folders of them. engine: None: the fastest one.
+    Raises:
+        OSError: a folder cannot be listed.
     """
     found = {}
-    for path in list_peer_files(paths):
+    engine = tunnel_engine() if engine is None else engine
+    for path in list_peer_files(map(Path, [paths] if isinstance(paths, str | Path) else paths)):
         try:
             held = list(StaticDirectory.load(path, engine, on_bad_line=lambda _: None))
         except KeyFileError:
