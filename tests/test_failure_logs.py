@@ -16,6 +16,7 @@ import pytest
 from reactor import Reactor, Scope, Service, Sleep, Spawn, ThreadPark
 from reactor.errors import Broken, ConnectError, TimedOut, UnexpectedEnd
 from readwrite_comp.errors import Truncated
+from tests.support.logs import texts_of
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import InnerService, LocalNetwork, QueryFailed, Route
 from tunnel.client import Client
@@ -142,10 +143,6 @@ def test_no_module_logs_tracebacks_by_itself() -> None:
                     assert not is_traceback, f"{path}, line {node.lineno}: use log_failure"
 
 
-def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
 def test_a_cut_link_is_one_line_however_many_calls_fail(caplog: pytest.LogCaptureFixture) -> None:
     with LocalNetwork(peers=3, service=Echo()) as net:
         route = Route((net[1].id,), net[2].id)
@@ -159,7 +156,7 @@ def test_a_cut_link_is_one_line_however_many_calls_fail(caplog: pytest.LogCaptur
                 with pytest.raises(QueryFailed):
                     call(bytes(1_000_000), timeout_s=PATIENCE_S)
             tunnel.give_up()
-        (line,) = _warnings(caplog)
+        (line,) = texts_of(caplog, logging.WARNING)
         assert "lost a link: Disconnected" in line
 
 
@@ -177,7 +174,7 @@ def test_a_reply_that_its_user_gives_up_is_no_warning(how: str, caplog: pytest.L
             reply.cancel() if how == "cancel" else reply.__exit__(None, None, None)
         wait_until_idle(net)
     assert "UNKNOWN_QUERY" in caplog.text or "given up" in caplog.text
-    assert _warnings(caplog) == []
+    assert texts_of(caplog, logging.WARNING) == []
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), QueryFailed("no answer")])
@@ -190,5 +187,5 @@ def test_a_failed_service_is_logged_once(error: Exception, caplog: pytest.LogCap
         with pytest.raises(QueryFailed, match="SERVICE_FAILED"):
             net[0].query(net[1].id, b"x", hops=0).result(PATIENCE_S)
         wait_until_idle(net)
-    (line,) = _warnings(caplog)
+    (line,) = texts_of(caplog, logging.WARNING)
     assert f"inner service {fails.__qualname__}() at {__file__}" in line

@@ -238,7 +238,7 @@ def test_a_command_names_the_library_that_the_hash_table_needs(
 ) -> None:
     monkeypatch.setitem(sys.modules, "opendht", None)
     (tmp_path / "c.toml").write_text('[node]\nkeys = "none"\n[peers]\ndht = true\n')
-    assert main(["peers", "--config", str(tmp_path / "c.toml")]) == 1
+    assert main(["peers", "--config", str(tmp_path / "c.toml")]) == 2
     shown = capsys.readouterr().err
     assert "error: the hash table needs OpenDHT" in shown
     assert "hint: pip install 'mydht-tunnel[dht]'" in shown

@@ -14,6 +14,7 @@ import pytest
 
 from reactor import Service, Signal, TimedOut, timeout_after
 from readwrite_comp.wideblock import WidePermutation
+from tests.support.logs import texts_of
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.codes import Report
@@ -415,7 +416,7 @@ def test_a_query_in_order_ends_its_streams_in_order(
             net[3].id, CONTENT, route=route, mode=mode, error_mode=error_mode, reply_route=back
         ).result(PATIENCE_S)
     wait_until_idle(net)
-    found = [record.getMessage() for record in caplog.records]
+    found = texts_of(caplog)
     assert not [line for line in found if "in order" in line or "ended a frame" in line]
 
 

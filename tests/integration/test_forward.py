@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from reactor import Service, Signal, Sleep
+from tests.support.logs import records_of
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tests.support.servers import MEGABYTE, digest_server, tcp_server
 from tunnel import Limits, LocalNetwork
@@ -126,8 +127,8 @@ def test_what_cannot_be_reached_is_a_reset_and_a_line_in_the_log(
     with caplog.at_level(logging.WARNING, "tunnel.front"), forwarding(net, name) as forward:
         with connect(forward) as conn, pytest.raises(ConnectionError):
             conn.recv(1)
-        wait_until(net, lambda: caplog.records)
-    (record,) = caplog.records
+        wait_until(net, lambda: records_of(caplog))
+    (record,) = records_of(caplog)
     assert isinstance(forward.address, tuple)
     assert f"a connection to port {forward.address[1]} failed" in record.getMessage()
 

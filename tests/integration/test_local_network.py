@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from reactor import RunInThread, Sleep
+from tests.support.logs import records_of
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import InnerService, Limits, LocalNetwork, Ping, Profile, QueryFailed, ReplyMode, Route
 from tunnel.client import Client
@@ -409,4 +410,4 @@ def test_a_network_is_entered_once(caplog: pytest.LogCaptureFixture) -> None:
         assert_works(net)
     with pytest.raises(LocalTunnelError, match="was closed"):
         net.__enter__()
-    assert not caplog.records
+    assert not records_of(caplog)

@@ -14,7 +14,7 @@ from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
 from tunnel.client.clients import ThreadTunnel
 from tunnel.crypto.primitives import tunnel_engine
-from tunnel.errors import BadArgument, ErrorCode, KeyFileError, StateError, SubStreamReset, TargetNotAllowed
+from tunnel.errors import BadArgument, ErrorCode, KeyFileError, SubStreamReset, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.identity.client_key import Claim, ClientKey
 from tunnel.services import Published, Services, StreamService
@@ -181,7 +181,7 @@ def test_a_client_key_is_kept_in_a_private_file(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         FRIEND.save(path)
     path.chmod(0o640)
-    with pytest.raises(StateError, match="others could read it"):
+    with pytest.raises(KeyFileError, match="others could read it"):
         ClientKey.load(path)
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import Service
+from tests.support.logs import records_of
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tests.support.servers import MEGABYTE, digest_server, free_port, tcp_server
 from tunnel import Limits, LocalNetwork
@@ -136,7 +137,7 @@ def test_a_server_that_is_down_resets_the_connection_and_nothing_else(
             with pytest.raises(ConnectionError):
                 ask(port, b"")
         assert not running.done()
-    assert not caplog.records
+    assert not records_of(caplog)
 
 
 def test_two_clients_do_not_share_a_place(net: LocalNetwork, server_port: int) -> None:

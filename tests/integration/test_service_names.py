@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from reactor import Service, Signal, Sleep
+from tests.support.logs import texts_of
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import InnerService, LocalNetwork, QueryFailed
 from tunnel.client import Client
@@ -78,7 +79,7 @@ def test_a_failure_names_the_function(
     with LocalNetwork(peers=2, service=service) as net:
         ask(net, "bad" if kind.startswith("named") else None)
         wait_until_idle(net)
-    (line,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    (line,) = texts_of(caplog, logging.WARNING)
     assert f" inner service {name}() at {__file__}:" in line
 
 
@@ -115,7 +116,7 @@ def test_a_failure_in_a_sub_stream_names_the_function(kind: str, caplog: pytest.
         ):
             ask(stream)
         wait_until_idle(net)
-    (line,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    (line,) = texts_of(caplog, logging.WARNING)
     assert f"inner service {name}() at {__file__}:" in line
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from reactor import ConnectError, Service, Signal, connect_tcp
+from tests.support.logs import texts_of
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import SocksServer
@@ -606,7 +607,7 @@ def test_a_failure_is_one_line_without_its_target(make_front: Make, caplog: pyte
     with caplog.at_level(logging.DEBUG, "tunnel.front"):
         front.try_connect(FORBIDDEN)
         read_all(front.client(NO_AUTH + b"\x05\x01\x00\x03\x06\xffsite.\0\x50"))
-    shown = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+    shown = texts_of(caplog, logging.INFO)
     assert len(shown) == 2
     assert "does not offer this service or target (TARGET_NOT_ALLOWED)" in shown[0]
     assert "not ASCII" in shown[1]

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import pytest
 
 from reactor import Reactor, Service, ServiceCancelled, Sleep, Spawn, TimedOut
+from tests.support.logs import records_of, texts_of
 from tunnel.errors import ErrorCode, QueryFailed, SubStreamReset, TableFull
 from tunnel.established import Target, TargetKind
 from tunnel.front.failures import end_of, failure_of, summary
@@ -84,7 +85,7 @@ def test_a_reverse_forward_logs_the_remedy_and_no_route(caplog: pytest.LogCaptur
 
     def until_logged() -> Service[Any]:
         serving = yield Spawn(forward.serve(), "reverse forward")
-        while not caplog.records:
+        while not records_of(caplog):
             yield Sleep(0)
         serving.cancel("seen")
         with contextlib.suppress(ServiceCancelled):
@@ -92,7 +93,7 @@ def test_a_reverse_forward_logs_the_remedy_and_no_route(caplog: pytest.LogCaptur
 
     with caplog.at_level(logging.INFO, "tunnel.front"), Reactor() as reactor:
         reactor.run(until_logged())
-    (line,) = (record.getMessage() for record in caplog.records)
+    (line,) = texts_of(caplog)
     assert line.startswith("the reverse forward is interrupted, and will be tried again: ")
     assert line.endswith("; start the network")
     assert "7f3a90c1" not in line
