@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.fuzz.target import ENGINE, Input, target
+from itertools import count
+
+from tests.fuzz.target import ENGINE, Input, raised, target
 from tests.tunnel.tunnels import ECHO, SEED, Flag, RawEnd
 from tunnel.errors import (
     ErrorCode,
@@ -24,7 +26,8 @@ from tunnel.established.layouts import (
     unpack_credit,
     unpack_open,
 )
-from tunnel.geometry import INTERACTIVE
+from tunnel.established.receipts import BobChallenges
+from tunnel.geometry import INTERACTIVE, unproven_bytes
 from tunnel.identity.client_key import Claim, ClientKey
 from tunnel.onion.message import ChunkType
 
@@ -67,6 +70,37 @@ def client_proof(given: Input) -> None:
     shown = given.one_of([bytes(proof), given.some(PROOF_BYTES + 1), bytes(proof[:-1])])
     Claim(binding, ECHO.pack(), shown).check(ENGINE, {_CLIENT.public(ENGINE)})
     assert (shown, binding) == (_CLIENT.proof(ENGINE, _BINDING, ECHO.pack()), _BINDING)
+
+
+@target(MalformedMessage, most_bytes=256)
+def tunnel_receipts(given: Input) -> None:
+    """Challenges and receipts: no more is unproven than the limit, and each challenge proves once."""
+    numbers = count()
+    bob = BobChallenges(INTERACTIVE, lambda size: next(numbers).to_bytes(size, "big"))
+    most = unproven_bytes([INTERACTIVE]) // INTERACTIVE.chunk_bytes
+    asked: list[tuple[bytes, int]] = []
+    sent = received = proven = 0
+    while not given.is_empty:
+        for _ in range(given.one_of([1, 10, 300])):
+            if bob.is_held(sent, received):
+                break
+            if bob.is_due(sent, received):
+                asked.append((bob.take(sent), sent))
+            sent += 1
+        assert sent - proven <= most + received + proven // 2 + 1
+        received += given.one_of([0, 1, 20])
+        if asked and given.flag():
+            index = given.number(0, len(asked) - 1)
+            receipt, proven = asked[index]
+            bob.arrived(receipt)
+            del asked[: index + 1]
+            if given.number(0, 15) == 15:
+                assert raised(MalformedMessage, bob.arrived, receipt)
+                return
+        elif given.number(0, 31) == 31:
+            receipt = given.take(16)
+            assert receipt in dict(asked) or raised(MalformedMessage, bob.arrived, receipt)
+            return
 
 
 class _Tunnel:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 from tests.fuzz.target import ENGINE, Input, raised, scratch_folder, target
 from tests.tunnel.helpers import NOW_S, make_keys
 from tunnel.arguments import MOST_SECONDS
-from tunnel.cli.options import count, seconds, size
+from tunnel.cli.main import make_parser
+from tunnel.cli.options import COMMANDS, count, seconds, size
 from tunnel.config import SETTINGS, load_config, make_config
 from tunnel.config.kinds import parse_size
 from tunnel.directory import StaticDirectory
@@ -27,6 +30,9 @@ from tunnel.running.fronts import read_users
 
 _KEYS = make_keys("fuzzed files")
 _MOST_BYTES = 1 << 40
+
+
+_command_line = cache(make_parser)
 
 
 def _file(name: str, data: bytes) -> Path:
@@ -182,6 +188,27 @@ def users_file(given: Input) -> None:
     users = read_users(_file("users", given.rest()))
     assert users
     assert all("\n" not in user + password for user, password in users.items())
+
+
+_OPTIONS = ["--hops", "--json", "-v", "--", "-", "3", "-1", "--size", "64MiB", "--network", "--help"]
+_ARGUMENTS = [*COMMANDS, *_OPTIONS, "file"]
+
+
+@target(ConfigError, most_bytes=200)
+def command_line(given: Input) -> None:
+    """Any arguments of any command: a command to run, a text, or the documented error."""
+    arguments = []
+    while not given.is_empty:
+        known = given.number(0, len(_ARGUMENTS))
+        is_known = known < len(_ARGUMENTS)
+        arguments.append(_ARGUMENTS[known] if is_known else given.some(12).decode("utf-8", "surrogateescape"))
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        options = _command_line().parse_args(arguments)
+    if shown.getvalue():  # --help and --version
+        return
+    assert options.command in COMMANDS
+    assert callable(options.run)
 
 
 @target(argparse.ArgumentTypeError, ProfileError, most_bytes=120)

@@ -1,6 +1,8 @@
-"""Links: cells, records, and the multiplexer with its streams."""
+"""Links: cells, records, the multiplexer with its streams; and those who wait for a place or a turn."""
 
 from __future__ import annotations
+
+import random
 
 from tests.fuzz.target import ENGINE, Input, target
 from tests.tunnel.mux_helpers import KEY_1, KEY_2, Clock, Flag, cell
@@ -19,11 +21,15 @@ from tunnel.link.cells import (
     parse_reset,
     split_cells,
 )
+from tunnel.link.handshake import MAX_BITS
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
+from tunnel.link.newcomers import Newcomer, Newcomers
 from tunnel.link.noise import LinkKeys
 from tunnel.link.records import UNIT_BYTES, BufferPool, RecordSealer, record_bytes_for
+from tunnel.link.turns import HeaderTurns
 
 _MOST_STREAMS = 4
+_TURNS_PER_S = 100
 _LIMITS = MuxLimits(max_streams=_MOST_STREAMS, peer_max_streams=_MOST_STREAMS, window_bytes=1 << 20)
 _PROFILE_BYTES = [*(profile.byte for profile in ALL_PROFILES), 0, 6, 255]
 # Each stream of the peer and of this side may have OPEN, FIN, RESET and CREDIT waiting; then GOAWAY, PING.
@@ -213,3 +219,68 @@ def link_records(given: Input) -> None:
         outcomes.append((outcome, sorted(side.mux.table.streams), bytes(side.mux.pending)))
         side.close()
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+@target(most_bytes=512)
+def header_turns(given: Input) -> None:
+    """Links that wait for turns, leave, and send garbage: each turn is given once, and never too many."""
+    turns: HeaderTurns[Flag] = HeaderTurns(per_s=_TURNS_PER_S)
+    waiting: list[tuple[bytes, Flag]] = []
+    now_s = latest_s = 0.0
+    given_turns, steps_back_s = 0, 0.0
+    while not given.is_empty:
+        source, weight = bytes([given.number(0, 5)]), given.one_of([1.0, 8.0])
+        match given.number(0, 4):
+            case 0:
+                given_turns += turns.take(source, weight=weight, now_s=now_s)
+            case 1:
+                waiting.append((source, Flag()))
+                turns.wait(source, bytes([given.number(0, 3)]), waiting[-1][1], weight=weight)
+            case 2 if waiting:
+                left = waiting.pop(given.number(0, len(waiting) - 1))
+                turns.leave(*left)
+            case 3:
+                turns.charge(source, bytes([given.number(0, 3)]), weight=weight)
+            case _:
+                step_s = given.number(0, 255) / 1_000 - 0.01
+                now_s, steps_back_s = now_s + step_s, steps_back_s + max(0.0, -step_s)
+                latest_s = max(latest_s, now_s)
+        rest_s = turns.give(now_s)
+        given_turns += sum(flag.is_set for _, flag in waiting)
+        waiting = [(source, flag) for source, flag in waiting if not flag.is_set]
+        assert len(turns) == len(waiting)
+        assert (rest_s is None) is (not waiting)
+        assert rest_s is None or 0 < rest_s <= 1 / _TURNS_PER_S
+    for left in waiting:
+        turns.leave(*left)
+    assert not len(turns)
+    assert turns.sources <= 6
+    # A clock that is set back gives the seconds of the step a second time.
+    assert given_turns <= _TURNS_PER_S * (latest_s + steps_back_s) + _TURNS_PER_S / 10 + 1
+
+
+@target(most_bytes=512)
+def newcomers(given: Input) -> None:
+    """Connections before their handshake: never more than the places, and each loses its place once."""
+    limit = given.number(1, 8)
+    places = Newcomers(limit, rng=random.Random(1), calm_per_s=4)
+    here: list[Newcomer] = []
+    now_s = 0.0
+    while not given.is_empty:
+        network = bytes([given.number(0, 4)])
+        match given.number(0, 3):
+            case 0:
+                here.append(Newcomer(network, network, lambda: None))
+                loser = places.add(here[-1])
+                if loser is not None:
+                    here.remove(loser)
+            case 1 if here:
+                places.remove(here.pop(given.number(0, len(here) - 1)))
+            case 2 if here:
+                given.one_of(here).has_spoken = True
+            case _:
+                now_s += given.one_of([0.0, 0.4, 1.0, 60.0, -5.0])
+                bits = places.puzzle_bits(network, now_s=now_s)
+                assert bits == 0 or 12 <= bits <= MAX_BITS
+        assert list(places) == here
+        assert len(places) <= limit

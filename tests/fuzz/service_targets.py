@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tarfile
 import unicodedata
+from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from tests.fuzz.target import Input, same_in_pieces, scratch_folder, target
 from tunnel.cli.folders import unpack_archive
-from tunnel.errors import LocalTunnelError, MalformedMessage
+from tunnel.errors import LocalTunnelError, MalformedMessage, PeerError, TargetNotAllowed
+from tunnel.identity.client_key import Claim, ClientKey
+from tunnel.services import InnerService, Services
 from tunnel.services.attachments import AttachmentEnd, AttachmentParser, AttachmentStart, pack_attachments
+from tunnel.services.base import Query, Reply, proven_prefix, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     REPLY_BYTES,
@@ -98,6 +105,55 @@ def _attachments(given: Input) -> bytes:
     packed = bytearray(b"".join(pack_attachments(contents)))
     packed[given.number(0, len(packed) - 1)] ^= given.number(0, 255)
     return bytes(packed) + given.some(4)
+
+
+@target(MalformedMessage, TargetNotAllowed, most_bytes=400)
+def service_name(given: Input) -> None:
+    """A message for a service by name, with and without a proof, in any pieces."""
+    data = given.rest()
+    if data[:1] == b"\0":
+        data = service_prefix("echo") + data[1:]
+    elif data[:1] == b"\1":
+        data = proven_prefix(service_prefix("echo"), ClientKey(bytes(32)), bytes(32)) + data[1:]
+
+    def outcome(pieces: list[bytes]) -> tuple[bytes, bytes, str]:
+        taken = _Taken(pieces)
+        try:
+            _finish(Services({"echo": taken}).handle(taken, taken))  # type: ignore[arg-type]
+        except PeerError as error:
+            return b"", b"", repr(error)
+        return bytes(taken.content), taken.proof, ""
+
+    content, proof, error = same_in_pieces(data, outcome)
+    assert error or data == bytes([4 | (0x80 if proof else 0)]) + b"echo" + proof + content
+
+
+def _finish(run: Generator[Any, Any, None]) -> None:
+    """Run a service that waits for nothing: it only asks for its task."""
+    with contextlib.suppress(StopIteration):
+        next(run)
+        while True:
+            run.send(SimpleNamespace(name=""))
+
+
+class _Taken(InnerService):
+    """A query of these pieces, and the service that takes it."""
+
+    claim = Claim(bytes(32))
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self.content = bytearray()
+        self.proof = b""
+
+    def read(self) -> Generator[Any, Any, bytes]:
+        yield from ()
+        return next(self._pieces, b"")
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        self.proof = query.claim.proof
+        while piece := (yield from query.read()):
+            self.content += piece
 
 
 _TYPES = [bytes([each]) for each in b"0512xgLKSVM67"]  # regular, folder, links, and extended headers

@@ -135,7 +135,7 @@ def raised(
     return None
 
 
-def same_in_pieces(data: bytes, feed: Callable[[list[bytes]], object]) -> object:
+def same_in_pieces(data: bytes, feed: Callable[[list[bytes]], T]) -> T:
     """Feed `data` as a whole and byte by byte. Both must have the same outcome, which is returned."""
     whole = feed([data] if data else [])
     assert whole == feed([data[at : at + 1] for at in range(len(data))])

@@ -11,6 +11,7 @@ from tests.fuzz import (
     frame_targets,
     front_targets,
     handshake_targets,
+    layer_targets,
     link_targets,
     onion_targets,
     service_targets,
@@ -20,6 +21,7 @@ from tests.fuzz.target import TARGETS
 __all__ = ["ROOMS", "TARGETS"]
 
 ROOMS = (
+    layer_targets,
     link_targets,
     handshake_targets,
     onion_targets,
