@@ -37,3 +37,14 @@ def test_an_archive_whose_members_have_negative_lengths_ends(
     with contextlib.suppress(LocalTunnelError):
         assert len(unpack_archive(path, tmp_path / "target")) <= 1
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("record", ["size=-1", "size=-1536", "size=-99999", "GNU.sparse.size=-1536"])
+def test_an_extended_header_with_a_negative_length_ends(tmp_path: Path, record: str) -> None:
+    """It replaces the length in the header behind it."""
+    line = f"{len(record) + 4} {record}\n".encode()
+    path = tmp_path / "x.tar"
+    extended = header_of(b"x", len(line)) + line.ljust(512, b"\0")
+    path.write_bytes(2 * header_of(tarfile.DIRTYPE) + 2 * (extended + header_of(b"V")) + bytes(1_024))
+    with contextlib.suppress(LocalTunnelError):
+        assert len(unpack_archive(path, tmp_path / "target")) <= 2
