@@ -31,7 +31,7 @@ from tunnel.node import Limits, Node, QueryResult
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.tunnels.tunnel import NodeTunnel
 
-__all__ = ["Asked", "NetworkMachine"]
+__all__ = ["Asked", "NetworkMachine", "some_passes"]
 
 # The documented limits; links are only looked at less often, which costs the test most.
 LIMITS: Final = Limits(link_tick_s=15.0)
@@ -222,7 +222,7 @@ class NetworkMachine(RuleBasedStateMachine):
     @rule(passes=st.integers(1, 60))
     def step(self, passes: int) -> None:
         """Let the nodes run a little, so that the next rule meets them in the middle of something."""
-        self.net.run(_some_passes(passes))
+        self.net.run(some_passes(passes))
 
     @rule(seconds=PAUSES_S)
     def advance(self, seconds: float) -> None:
@@ -366,7 +366,8 @@ class NetworkMachine(RuleBasedStateMachine):
         return self.net.wires.path(self._host(one), self._host(other))
 
 
-def _some_passes(passes: int) -> Service[None]:
+def some_passes(passes: int) -> Service[None]:
+    """Let the loop run so many passes."""
     for _ in range(passes):
         yield YIELD
 

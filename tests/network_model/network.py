@@ -275,7 +275,7 @@ class ModelNetwork:
         """End a node as a crash does: its connections break, and its replay tables are lost."""
         machine = self.machines[number]
         machine.keys = self[number].context.codec.ring.keys
-        self._end(machine)
+        self.end(number)
         for wire in list(self.wires.live):
             if machine.host in wire.hosts:
                 wire.cut()
@@ -285,9 +285,11 @@ class ModelNetwork:
         machine, node = self.machines[number], self[number]
         self.run(node.leave(within_s=30.0))
         machine.guards, machine.ring = node.guards, node.context.codec.ring
-        self._end(machine)
+        self.end(number)
 
-    def _end(self, machine: Machine) -> None:
+    def end(self, number: int) -> None:
+        """Cancel the service of a node."""
+        machine = self.machines[number]
         handle = machine.handle
         assert handle is not None
         machine.node = machine.handle = None
@@ -298,7 +300,7 @@ class ModelNetwork:
     def _stop_all(self) -> None:
         for machine in self.machines:
             if machine.node is not None:
-                self._end(machine)
+                self.end(machine.number)
         for machine in self.machines:
             machine.directory.close()
 

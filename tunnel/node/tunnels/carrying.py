@@ -487,18 +487,18 @@ class _Carriage:
             except LocalTunnelError as error:
                 self._place = "this node"
                 life.end(PeerError(str(error), ErrorCode.INTERNAL))
-            except BaseException:
-                # Cancelled, perhaps by the sibling service, which saw the failure first.
-                life.end(life.core.failure or TunnelStopped("this node was stopped"))
-                raise
 
-        with contextlib.suppress(PeerError):  # the tunnel's end was recorded above
-            yield from run_with_guards(
-                carry_on(),
-                serve_streams(
-                    self._node, life.accept, self._handler, most=self._node.limits.tunnel.sub_streams
-                ),
-            )
+        most = self._node.limits.tunnel.sub_streams
+        try:
+            with contextlib.suppress(PeerError):  # the tunnel's end was recorded above
+                yield from run_with_guards(
+                    carry_on(), serve_streams(self._node, life.accept, self._handler, most=most)
+                )
+        finally:
+            if not life.has_ended:
+                # Cancelled: before `carry_on` has begun, or by the sibling service, which saw the failure.
+                life.core.fail(TunnelStopped("this node was stopped"))
+                life.end(life.core.failure)
 
     def _heard(self) -> None:
         """Record that every node of the route works, because the other end has answered.
