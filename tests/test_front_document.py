@@ -28,7 +28,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "front.md").read_text(encoding="utf
 
 
 def test_the_tables_are_configurations() -> None:
-    (text,) = code_blocks(PAGE, "A port that is always there", "toml")
+    (text,) = code_blocks(PAGE, "Permanent ports", "toml")
     config = make_config(tomllib.loads(text), folder=Path("/x"), source="front.md", environment={})
     assert (len(config.socks), len(config.forwards)) == (2, 1)
     assert config.socks[1].listen == Path("/run/user/1000/socks")
