@@ -1,4 +1,4 @@
-"""A node's configuration: TOML, checked whole, with overrides from the environment.
+"""A node's configuration: a TOML file, checked completely, with overrides from the environment.
 
 Imports the settings classes of the rooms that it configures. `tunnel.running`, `tunnel.control` and
 `tunnel.cli` import it.

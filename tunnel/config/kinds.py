@@ -1,9 +1,9 @@
-"""Kinds of setting values: a description for people, and the checks.
+"""Kinds of setting values, each with a description for people and its checks.
 
 `expected` describes valid values. `check` converts a TOML value to the value that the program uses; `read`
-converts the text of an environment variable to a TOML value. Both raise ValueError, to which the caller adds
-file, key and `expected`; a BadArgument has its own text instead. `show` writes a default as TOML. A `bool`
-never counts as an integer here, unlike in Python.
+converts the text of an environment variable to a TOML value. Both raise ValueError, and the caller adds
+file, key and `expected` to the message; a BadArgument has a complete text of its own. `show` writes a default
+as TOML. Unlike in Python, a `bool` never counts as an integer.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Place(_AsWritten):
     @property
     def expected(self) -> str:
         more = ', or "none"' if self.or_none else ""
-        zero = ", port 0 for any free one" if not self.least_port else ""
+        zero = ", port 0 for any free port" if not self.least_port else ""
         return f'an IP address and a port, as "127.0.0.1:4000" or "[::1]:4000"{zero}{more}'
 
     def check(self, value: Any) -> Address | None:
@@ -328,7 +328,7 @@ class ExitRuleText(_AsWritten):
 
     @property
     def expected(self) -> str:
-        return '"allow" or "deny", then a host, then perhaps ports, as "allow *.example.org 80,443"'
+        return '"allow" or "deny", a host, and optionally ports, as "allow *.example.org 80,443"'
 
     def check(self, value: Any) -> str:
         """Raises BadArgument: text that is not a rule."""
@@ -359,8 +359,9 @@ class ClientKeyId(_AsWritten):
             if not isinstance(value, str):
                 raise
             raise BadArgument(
-                f"{value!r} is no public key: expected 64 hex digits",
-                "give the key itself and not its file; `mtun keygen --client FILE` shows it, also again",
+                f"{value!r} is not a public key: expected 64 hex digits",
+                "give the key itself, not its file; `mtun keygen --client FILE` shows the key of an existing "
+                "file too",
             ) from error
 
 
@@ -386,7 +387,7 @@ class FilesRight:
         try:
             keys = frozenset(ClientKeyId().check(each) for each in value if each != _SECRET)
         except BadArgument as error:
-            raise BadArgument(f"{error}; the whole is {self.expected}", error.hint) from error
+            raise BadArgument(f"{error}; the complete setting is {self.expected}", error.hint) from error
         return FilesClients(keys, _SECRET in value)
 
     def read(self, text: str) -> list[str]:
@@ -454,10 +455,10 @@ class Family(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of values of one kind; `separator` stands between them in the environment.
+    """A list of values of one kind; in the environment `separator` separates them.
 
-    With `or_empty` also None, from empty text: then no list is something else than an empty list, which is
-    refused.
+    With `or_empty`, empty text is accepted too and gives None. An empty list is then refused, because it
+    could be mistaken for "no list".
     """
 
     item: SettingKind

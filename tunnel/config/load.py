@@ -1,7 +1,8 @@
-"""Reads a configuration: first the file, then the environment, with every key and value checked.
+"""Reads a configuration: first the file, then the environment. Every key and value is checked.
 
-An unknown table or key is refused with a hint at the closest name, a value of a wrong type or range with the
-expected values. Relative paths start at the file's folder, so a node can be started from any directory.
+An unknown table or key is refused with a hint that gives the closest name. A value of a wrong type or range
+is refused with the expected values. Relative paths start at the file's folder, so a node can be started from
+any directory.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class NodeConfig:
     is_client: bool
     listen: Address | None
     advertise: tuple[Address, ...]
-    network: bytes = field(repr=False)  # who knows it may connect
+    network: bytes = field(repr=False)  # everyone who knows it may connect
     private_ranges: tuple[IpRange, ...]
     family: bytes | None
     engine: str
@@ -195,7 +196,7 @@ def make_config(
     if is_everywhere and not values["node"]["advertise"]:
         raise ConfigError(
             f"{source}: [node] listen = {listen.host}: others cannot dial this address",
-            "give the address at which they reach the node in [node] advertise",
+            "set [node] advertise to the address at which others reach the node",
         )
     if values["node"]["dht"] and not values["node"]["exchange"]:
         raise ConfigError(

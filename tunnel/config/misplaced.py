@@ -1,7 +1,7 @@
-"""Hints for a name that is not where a configuration has it: mistyped, or in another place.
+"""Hints for misplaced or mistyped names in a configuration.
 
-A name may be that of a table, of a key, or of a built-in service. The hints are for people who remember the
-name and not its place: `[reverse]` belongs in [service], `listen` before the first table into [node].
+Example: for a table `[reverse]` the hint is that `reverse` belongs in [service]; for a key `listen` before
+the first table, that it belongs in [node]. The name may be that of a table, a key or a built-in service.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@
     [[socks]]
     exit = "node-7"
 
-Each occurrence is one entry, an object of a dataclass here. Its keys are the fields; a key without a default
-is required. The environment cannot set them.
+Each occurrence becomes one entry, an object of a dataclass in this module. The keys are the fields; a key
+without a default is required. The environment cannot set these tables.
 
-Rules for changing it: a new table is a dataclass, its rows, and a line in `REPEATED`; afterwards run
+Rules for changing it: a new table needs a dataclass, its rows, and a line in `REPEATED`. Then run
 `python -m tests.test_config`, as for settings.py.
 """
 
@@ -95,16 +95,18 @@ _HOPS = "Proxies of each tunnel. Empty: `[routes] route_hops`."
 
 REPEATED: Final = {
     "publish": RepeatedTable(
-        "A TCP server that this node offers to others under a name; see [front.md](front.md).",
+        "A TCP server that this node publishes under a name; see [front.md](front.md).",
         PublishEntry,
         (
-            Setting("publish", "name", ServiceName(), REQUIRED, "The name, unique among the services."),
+            Setting(
+                "publish", "name", ServiceName(), REQUIRED, "The name, unique among this node's services."
+            ),
             Setting(
                 "publish",
                 "to",
                 HostPort(),
                 REQUIRED,
-                "The server. The node connects to it for each connection of a client.",
+                "The server. The node opens a connection to it for each connection of a client.",
             ),
             Setting(
                 "publish",
@@ -117,7 +119,7 @@ REPEATED: Final = {
         ),
     ),
     "socks": RepeatedTable(
-        "A SOCKS and HTTP CONNECT port for programs, with tunnels to an exit behind it, as of `mtun socks`; "
+        "A SOCKS and HTTP CONNECT port whose connections go through tunnels to an exit, like `mtun socks`; "
         "see [front.md](front.md).",
         SocksEntry,
         (
@@ -126,16 +128,16 @@ REPEATED: Final = {
                 "exit",
                 Text(_NODE),
                 REQUIRED,
-                "The exit. A name must be that of a peer file with one descriptor when the node starts; the "
-                "node of an id may become known later.",
+                "The exit. A name must be that of a peer file with one descriptor, and the file must exist "
+                "when the node starts. An id may become known later.",
             ),
             Setting(
                 "socks",
                 "listen",
                 ListenPlace(),
                 "127.0.0.1:1080",
-                "Where programs connect. An address that other machines reach needs `users`; a Unix socket "
-                "is for its owner only.",
+                "Where programs connect. An address that other machines can reach needs `users`. Only its "
+                "owner can use a Unix socket.",
             ),
             Setting("socks", "hops", Integer(0, _MOST_HOPS, or_empty=True), "", _HOPS),
             Setting(
@@ -143,21 +145,21 @@ REPEATED: Final = {
                 "isolate",
                 Choice({str(kind): kind for kind in Isolation}),
                 str(Isolation.AUTH),
-                "Connections that share a tunnel: those with the same user and password, all of the port "
-                "(`listener`), or none (`connection`).",
+                "Which connections share a tunnel: those with the same user and password (`auth`), all of "
+                "the port (`listener`), or none (`connection`).",
             ),
             Setting(
                 "socks",
                 "users",
                 FilePath(),
                 "",
-                "A file with lines USER:PASSWORD, mode 0600: only they may connect. Empty: no login is "
-                "needed.",
+                "A file of mode 0600 with lines USER:PASSWORD: only these users may connect. Empty: no login "
+                "is needed.",
             ),
         ),
     ),
     "forward": RepeatedTable(
-        "A local port whose connections lead to a published service, or to a target behind an exit, as of "
+        "A local port whose connections lead to a published service, or to a target behind an exit, like "
         "`mtun forward`; see [front.md](front.md).",
         ForwardEntry,
         (
@@ -166,14 +168,14 @@ REPEATED: Final = {
                 "listen",
                 ListenPlace(),
                 REQUIRED,
-                "Where programs connect. A Unix socket is for its owner only.",
+                "Where programs connect. Only its owner can use a Unix socket.",
             ),
             Setting(
                 "forward",
                 "to",
                 Destination(),
                 REQUIRED,
-                f"Where connections lead. NODE is as `exit` of [[socks]]: {_NODE}.",
+                f"Where connections lead. NODE has the form of `exit` in [[socks]]: {_NODE}.",
             ),
             Setting("forward", "hops", Integer(0, _MOST_HOPS, or_empty=True), "", _HOPS),
             Setting(
@@ -188,7 +190,7 @@ REPEATED: Final = {
                 "public",
                 Switch(),
                 False,
-                "Allow a `listen` address that other machines reach; they can then use the tunnels.",
+                "Allow a `listen` address that other machines can reach; they can then use the tunnels.",
             ),
         ),
     ),

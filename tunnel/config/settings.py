@@ -2,9 +2,9 @@
 
 Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits`,
 `FilesSettings` and `ExitSettings` declare themselves with `tunnel.arguments.setting`: default, unit, range
-and help text are there. This file adds only their table (`_TABLE_OF`) and stricter ranges (`_KIND_OF`). Few
-settings are better: a value that users have no reason to change is a constant, or a plain field of its class.
-Afterwards run `python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test
+and help text are there. This file adds only their table (`_TABLE_OF`) and stricter ranges (`_KIND_OF`). Keep
+settings few: if users have no reason to change a value, make it a constant, or a plain field of its class.
+After a change run `python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test
 compares the two.
 """
 
@@ -69,15 +69,15 @@ _MOST_RULES = 256  # each connection is compared with all of them
 TABLES = {
     "node": "Identity and addresses of the node.",
     "peers": "Sources of other nodes' descriptors, and publication of this node's.",
-    "service": "The services that answer queries at this node. Each query names one.",
+    "service": "The services that answer queries at this node. Each query names a service.",
     "files": "The files service: storage, and who may use it ([services.md](services.md#files)).",
-    "exit": "Connections to other hosts, for the users of tunnels to this node. The rules are explained in "
-    "[services.md](services.md#exit).",
-    "timeouts": "Time limits. The defaults suit links of any ordinary quality.",
+    "exit": "Connections to other hosts, for users who open tunnels to this node. "
+    "[services.md](services.md#exit) explains the rules.",
+    "timeouts": "Time limits. The defaults suit ordinary links.",
     "routes": "Routes of this node's own queries and answers.",
     "links": "Connections to neighbours: number and use.",
     "padding": "Cover traffic on links.",
-    "limits": "Bounds of a node's memory and tables. No peer can make them grow further.",
+    "limits": "Limits of a node's memory and tables. No peer can exceed them.",
 }
 
 SERVICES = ("ping", "echo", "files")
@@ -140,7 +140,7 @@ _OWN = [
     Setting(
         "node",
         "state",
-        Text("a path; relative ones begin at the configuration file"),
+        Text("a path; a relative path starts at the folder of the configuration file"),
         "state",
         "Folder for keys, replay tables and guards. Belongs to one node; mode 0700.",
     ),
@@ -150,15 +150,15 @@ _OWN = [
         Text('a path, or "none"', or_empty=True),
         "",
         "The key file, made by `mtun keygen`. Empty: `keys` in the state folder. "
-        '"none": a client, which makes fresh keys for each run.',
+        '"none": this is a client, which makes fresh keys for each run.',
     ),
     Setting(
         "node",
         "listen",
         Place(or_none=True, least_port=0),
         "127.0.0.1:0",
-        'Address to listen on. "none": do not listen. Such a node relays nothing and receives replies over '
-        "links that it dialled.",
+        'Address to listen on. "none": do not listen. Such a node relays nothing, and receives replies over '
+        "the links that it dialled.",
     ),
     Setting(
         "node",
@@ -172,41 +172,41 @@ _OWN = [
         "network",
         NetworkId(LOCAL_NETWORK_ID),
         "local",
-        'The network of this node. "local": one machine, or one LAN if `listen` or `advertise` are addresses '
-        "of it; several nodes may share an address, and no others are dialled. A node that other machines "
-        "reach must name its network. In other networks the node dials only public addresses and those in "
-        "`private_ranges`.",
+        'The network of this node. "local": one machine, or one LAN if `listen` or `advertise` is an address '
+        "of that LAN. In it several nodes may share an address, and the node dials no addresses outside. A "
+        "node that other machines reach must set this key. In a network with an id the node dials only "
+        "public addresses and those in `private_ranges`.",
     ),
     Setting(
         "node",
         "private_ranges",
         ListOf(PrivateRange(), _MOST_RANGES),
         [],
-        "Ranges of a LAN or VPN that belong to the network; use the same list in all nodes. Any address "
-        "that a peer advertises in them is dialled, so keep them small. Only `family` distinguishes owners "
-        "in them.",
+        "Ranges of a LAN or VPN that belong to the network; use the same list in all nodes. Keep them small: "
+        "the node dials every address in them that a peer advertises. Within them only `family` "
+        "distinguishes owners.",
     ),
     Setting(
         "node",
         "family",
         Family(),
         "",
-        "Declares publicly that several nodes have one owner. A route passes at most one node of a family, "
-        "and routes from a node of the family pass none. Empty: no family.",
+        "Declares publicly that several nodes have one owner. A route uses at most one node of a family, "
+        "and a node's own routes use none of its family. Empty: no family.",
     ),
     Setting(
         "node",
         "engine",
         Choice({name: name for name in ("auto", "openssl", "pycryptodome")}),
         "auto",
-        "Crypto library. `auto`: the fastest one installed.",
+        "Crypto library. `auto`: the fastest installed library.",
     ),
     Setting(
         "node",
         "profiles",
         ListOf(Choice({profile.name: profile for profile in ALL_PROFILES}), len(ALL_PROFILES)),
         [],
-        "Profiles that the descriptor offers. Empty: all that the engine supports.",
+        "Profiles that the descriptor offers. Empty: every profile that the engine supports.",
     ),
     Setting(
         "node",
@@ -221,21 +221,21 @@ _OWN = [
         "files",
         ListOf(Text("a path"), _MOST_FILES),
         [],
-        "Peer files, one signed descriptor a line. A folder means all files in it.",
+        "Peer files with one signed descriptor per line. A folder stands for all files in it.",
     ),
     Setting(
         "peers",
         "publish",
         Text("a path", or_empty=True),
         "",
-        "File to which the node writes its own descriptor at each start and key change. Empty: none.",
+        "File to which the node writes its own descriptor at each start and key change. Empty: no file.",
     ),
     Setting(
         "peers",
         "refresh_s",
         Number(LEAST_SECONDS, MOST_SECONDS),
         5.0,
-        "Interval between checks of the peer files. Changed files are read again.",
+        "Interval between checks of the peer files. The node reads changed files again.",
         unit="s",
     ),
     Setting(
@@ -247,7 +247,7 @@ _OWN = [
         Switch(),
         False,
         "Whether the node also finds peers in a distributed hash table and publishes its descriptor there. "
-        "Needs `exchange`, and OpenDHT: `pip install 'mydht-tunnel[dht]'`.",
+        "Requires `exchange`, and OpenDHT: `pip install 'mydht-tunnel[dht]'`.",
     ),
     Setting(
         "peers",
@@ -275,7 +275,7 @@ _OWN = [
         "reverse",
         ListOf(Place(least_port=0), _MOST_REVERSE),
         [],
-        "Addresses and ports at which clients may let this node listen (`mtun forward --reverse`). Port 0: "
+        "Addresses and ports at which clients may make this node listen (`mtun forward --reverse`). Port 0: "
         "any free port of that address.",
     ),
     Setting(
@@ -283,7 +283,7 @@ _OWN = [
         "folder",
         Text("a path"),
         "files",
-        "The only folder that the service serves; created if missing. With the defaults it is public and "
+        "The only folder that the service serves; created if missing. By default it is public and "
         "writable: see `read`, `write` and `list`.",
     ),
     Setting(
@@ -291,8 +291,8 @@ _OWN = [
         "read",
         _RIGHT,
         ["everybody"],
-        "Who may fetch files: public keys of clients, from `mtun keygen --client`; `secret`, those who know "
-        "the secret; or everybody in the network.",
+        "Who may fetch files: the owners of these public client keys (from `mtun keygen --client`); with "
+        "`secret`, also clients that know the secret; or everybody in the network.",
         owner="rights",
     ),
     Setting("files", "write", _RIGHT, ["everybody"], "Who may store files.", owner="rights"),
@@ -302,7 +302,7 @@ _OWN = [
         "secret_file",
         FilePath(),
         "",
-        "A file with one line, mode 0600: a secret of at least 16 bytes, for the rights that name `secret`.",
+        "A file of mode 0600 with one line, a secret of at least 16 bytes for the rights that list `secret`.",
         owner="rights",
     ),
     Setting(
@@ -310,8 +310,9 @@ _OWN = [
         "rules",
         ListOf(ExitRuleText(), _MOST_RULES, separator=";"),
         [],
-        "The hosts and ports to which this node connects. The first rule that matches decides; what no rule "
-        "matches is refused. Empty: the node is no exit. In the environment `;` stands between rules.",
+        "The hosts and ports to which this node connects. The first matching rule decides; a target without "
+        "a matching rule is refused. Empty: the node is not an exit. In the environment, separate rules with "
+        "`;`.",
     ),
     Setting(
         "timeouts",

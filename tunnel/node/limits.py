@@ -96,12 +96,12 @@ class Limits:
 
     dial_s: float = setting(
         10.0,
-        "Limit of a connection attempt with its handshake. The hops before this node wait for it.",
+        "Time limit of a connection attempt including its handshake. The hops before this node wait for it.",
         "s",
     )
     idle_s: float = setting(
         60.0,
-        "A frame in transit is ended when nothing moves in either direction for this long.",
+        "The node ends a message in transit when nothing moves in either direction for this long.",
         "s",
     )
     answer_s: float = setting(
@@ -111,20 +111,20 @@ class Limits:
     )
     links: int = setting(
         1024,
-        "Simultaneous connections, incoming and dialled. At the limit a newcomer displaces another "
-        "link: an idle one, else one of the most crowded network. An idle link costs a few KiB.",
+        "Simultaneous connections, incoming and dialled. At the limit, a new link displaces an idle link or, "
+        "if none is idle, a link of the network with the most links. An idle link costs a few KiB.",
     )
     links_ahead: int = setting(
         0,
-        "Number of neighbours to which a link is kept open even without traffic. 0: links are dialled for "
-        "the first message and then kept.",
+        "Number of neighbours to which the node keeps a link open even without traffic. 0: a link is dialled "
+        "for its first message and then kept.",
         least=0,
         most=1024,
     )
     link_policy: LinkPolicy = setting(
         LinkPolicy.POOLED,
-        '"pooled": long-lived links carry many streams. "once": one link for each message, which makes '
-        "routes visible to an observer.",
+        '"pooled": long-lived links carry many streams. "once": a new link for each message, which shows '
+        "routes to an observer.",
     )
     padding: PaddingMode = setting(
         PaddingMode.OFF,
@@ -134,15 +134,15 @@ class Limits:
     padding_gap_s: float = setting(1.0, "Mean time between padding records of 16 KiB.", "s")
     buffer_bytes: int = setting(
         256 << 20,
-        "Unread content of all links together. Above nine tenths of it the streams that wait longest are "
-        "reset.",
+        "Unread content of all links together. Above nine tenths of this limit, the streams that have waited "
+        "longest are reset.",
         "bytes",
         least=1 << 16,
     )
     tunnel_bytes: int = setting(
         128 << 20,
-        "Unread content of all established tunnels together, in sub-streams and messages. Above it the "
-        "tunnel that holds most is closed.",
+        "Unread content of all established tunnels together, in sub-streams and messages. Above this limit, "
+        "the tunnel with the most unread content is closed.",
         "bytes",
         least=1 << 16,
     )
@@ -154,38 +154,39 @@ class Limits:
         most=LONG.max_proxies,
     )
     route_hops: int = setting(
-        3, "Proxies of a query's route, unless the caller gives a number.", least=0, most=LONG.max_proxies
+        3, "Proxies of a query's route if the caller gives no number.", least=0, most=LONG.max_proxies
     )
     route_bias: int = setting(
         0,
-        "Upper bound of a random number of extra proxies, drawn for each route, so that route length does "
-        "not identify this node.",
+        "Each route gets a random number of extra proxies up to this one. Route length then does not "
+        "identify this node.",
         least=0,
         most=LONG.max_proxies,
     )
     guards: int = setting(
         3,
-        "Number of nodes that all routes begin with, kept for months. 0: routes may begin with any node. "
-        'Network "local" uses no guards: it has no adversary to hide from.',
+        "Number of guards. Every route begins at one of these nodes, which are kept for months. 0: routes "
+        'may begin at any node. Network "local" uses no guards, because it has no adversary to hide from.',
         least=0,
         most=MOST_GUARDS,
     )
     prepared: int = setting(
         0,
-        "Queries of each kind that are kept ready with sealed headers. Useful for repeated queries to the "
-        "same destinations over long routes. 0: none.",
+        "Number of queries of each kind that the node prepares in advance, with sealed headers. Useful for "
+        "repeated queries to the same destinations over long routes. 0: none.",
         least=0,
         most=1024,
     )
     prepared_tunnels: int = setting(
         0,
-        "Established tunnels of each kind that are kept open in reserve, until ten minutes after the last "
-        "use. Useful for repeated tunnels to the same destinations. 0: none.",
+        "Number of established tunnels of each kind that the node keeps open in reserve, until ten minutes "
+        "after the last use. Useful for repeated tunnels to the same destinations. 0: none.",
         least=0,
         most=64,
     )
 
-    # The rest is for tests and simulations, and not in the configuration: these values suit every network.
+    # The following fields are for tests and simulations. The configuration lacks them, because their values
+    # suit every network.
     handshake_s: float = 10.0  # a slow peer occupies a half-open slot no longer than this
     header_s: float = 10.0  # OPEN and the onion header, counted from the end of the handshake
     linger_s: float = 5.0  # the end of a link after GOAWAY, and of the stream of an answered query

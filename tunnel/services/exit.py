@@ -96,17 +96,17 @@ class ExitSettings:
 
     connections: int = setting(
         1_024,
-        "Connections at the same time, those to targets that have not answered yet included. One tunnel may "
-        "have `sub_streams` of them ([limits]).",
+        "Simultaneous connections, including those to targets that have not answered yet. One tunnel may "
+        "have up to `[limits] sub_streams` of them.",
     )
     connect_s: float = setting(
-        30.0, "Time for the look-up of a name and the connection to one of its addresses.", "s"
+        30.0, "Time limit for looking up a name and connecting to one of its addresses.", "s"
     )
     connection_idle_s: float = setting(
-        3_600.0, "A connection that moves no byte for this time is ended with TIMEOUT.", "s"
+        3_600.0, "The exit ends a connection with TIMEOUT when no byte moves for this long.", "s"
     )
     bytes_per_s: int = setting(
-        0, "Bytes a second of each connection, in each direction. 0: no limit.", "bytes"
+        0, "Bytes per second of each connection, in each direction. 0: no limit.", "bytes"
     )
 
     def __post_init__(self) -> None:

@@ -94,13 +94,13 @@ class FilesSettings:
     """
 
     quota_bytes: int = setting(
-        1 << 30, "Total size of the folder, with what has come of unfinished uploads.", "bytes"
+        1 << 30, "Total size of the folder, including the received parts of unfinished uploads.", "bytes"
     )
-    files: int = setting(10_000, "Number of complete files. As many digests are remembered.")
+    files: int = setting(10_000, "Number of complete files, and of remembered digests.")
     file_bytes: int = setting(1 << 30, "Size of the largest file.", "bytes")
     may_replace: bool = setting(
         False,
-        "Whether an upload may replace a file of the same name and other content.",
+        "Whether an upload may replace a file with the same name but different content.",
     )
     is_name_allowed: Callable[[str], bool] | None = None
     uploads: int = 16
