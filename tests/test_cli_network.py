@@ -163,7 +163,7 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
         (["node", "--config", "{net}/none.toml"], ["no such file: ", "none.toml", "hint:"]),
         (["ping", "node-99", "--network", "{net}"], ["no peer has the name 'node-99'", "hint:"]),
         (["ping", "node-1", "--network", "{net}/peers"], ["holds no network", "hint: did you mean {net}?"]),
-        (["ping", "node-1", "--network", "{net}/none"], ["no such folder: ", "hint: make a network"]),
+        (["ping", "node-1", "--network", "{net}/none"], ["no such folder: ", "hint: create a network"]),
         (["up", "{net}/client.toml"], ["client.toml is not a folder", "hint: name the folder that"]),
         (["up", "{net}/node-0/state"], ["holds no network", "hint: name the folder that"]),
         (["get", "node-1", "x", "--network", "{net}", "--output", "{net}/client.toml/"],
@@ -297,7 +297,10 @@ def test_keygen_of_a_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["ping", "127.0.0.1:1"], "two services have the name 'ping'"),
         (["a b", "127.0.0.1:1"], "mtun publish: name = 'a b': expected a name"),
         (["web", "127.0.0.1"], "mtun publish: to = '127.0.0.1': expected a host and a port"),
-        (["web", "127.0.0.1:1", "--client", "ff"], "mtun publish: clients: 'ff' is no public key: expected"),
+        (
+            ["web", "127.0.0.1:1", "--client", "ff"],
+            "mtun publish: clients: 'ff' is not a public key: expected",
+        ),
     ],
 )
 def test_publish_checks_its_arguments_before_it_runs_a_node(

@@ -184,7 +184,7 @@ def test_a_command_that_serves_goes_on_without_its_standard_output(
         os.close(stdout)
         assert process.stderr is not None
         log = iter(process.stderr.readline, "")
-        assert any("standard output" in line and "going on without it" in line for line in log)
+        assert any("standard output" in line and "continuing without it" in line for line in log)
         with connect(empty / "net" / "node-0" / "state") as node:
             assert node.id  # it answers
         process.send_signal(signal.SIGTERM)

@@ -1,11 +1,11 @@
 """Measure a network: round trips through proxies, and the throughput of content in both directions.
 
-Without ID it measures a temporary network on loopback, in this process, whose speed is bounded by one
-processor. The node ID must have the service `echo`. With --retries the first query finds a route around
-failed proxies; the measurements use that route.
+Without ID, it measures a temporary network on loopback in this process, limited by the speed of one
+processor. With ID, that node must offer the service `echo`. With --retries, the first query finds a route
+around failed proxies; the measurements use that route.
 
-By default the node chooses a profile for each size of content: short chunks make short messages fast, and
-long content expensive. --profile overrides the choice.
+By default the profile depends on the size of the content: short chunks make short messages fast, but long
+content expensive. --profile overrides this choice.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if bool(options.id) != bool(has_source):
         raise ConfigError(
             "ID and a network must be given together",
-            "give ID and one of --network, --peers, --config; or none",
+            "give ID and one of --network, --peers, --config; or neither",
         )
     if options.id:
         with Client(options) as client:

@@ -76,9 +76,9 @@ def add_source(
         "--config",
         type=filled_path,
         metavar="FILE",
-        help="the configuration of a client, or of a node that is not running"
+        help="configuration of a client, or of a node that is not running"
         if opens_tunnels
-        else "use the node of this configuration, running or not",
+        else "configuration of a client or node; a running node is used as it is",
     )
 
 
@@ -207,7 +207,9 @@ class PeerNames:
         """
         node_id = self._find(text)
         if node_id == self._own_id:
-            raise ConfigError(f"{text!r} is the asking node, which cannot query itself", "name another node")
+            raise ConfigError(
+                f"{text!r} is the asking node, which cannot query itself", "choose another node"
+            )
         return node_id
 
     def _find(self, text: str) -> bytes:
@@ -228,11 +230,11 @@ class PeerNames:
                 f"{len(found)} nodes have an id that begins with {text!r}", f"give more digits: {shown}"
             )
         if (name := os.path.basename(text)) in self._ids:
-            raise ConfigError(f"{text!r} is a path, and a node has a name", f"did you mean {name}?")
+            raise ConfigError(f"{text!r} is a path: expected the name of a node", f"did you mean {name}?")
         listed = f"list the peers with: mtun peers {self._source}"
         nearest = did_you_mean(text.lower(), self._ids)
         raise ConfigError(
-            f"no peer has the name {text!r}, or an id that begins with it",
+            f"no peer has the name {text!r} or an id that begins with it",
             f"{nearest} Or {listed}" if nearest else listed,
         )
 
@@ -313,13 +315,16 @@ class Client:
         future.result()
 
     def check_opens_tunnels(self, table: str = "") -> None:
-        """Check that the node is of this process. Args: table: of the configuration, that does the same.
+        """Check that the node runs in this process.
+
+        Args:
+            table: the configuration table that has the same effect, for the hint.
 
         Raises:
             StateInUse: it is the running node of --config.
         """
         if isinstance(self.node, ControlClient):
-            instead = f", or add {table} to that one and restart its node" if table else ""
+            instead = f", or add {table} to this configuration and restart its node" if table else ""
             raise StateInUse(
                 f"the node of {self._options.config} is running, and opens no tunnels for other programs",
                 f"give the configuration of a client{instead}",
@@ -339,7 +344,7 @@ class Client:
         if self._options.network is not None:
             start = f" Start it with: mtun up {shlex.quote(str(self._options.network))}"
         elif self._options.peers is not None:
-            start = " --peers is for the network `local`, any other needs --config."
+            start = " --peers works for the network `local`; any other network needs --config."
         options = self._options
         may_retry = getattr(options, "retries", None) == 0 and options.hops != 0
         around = " (if only that node is down, --retries 3 avoids it)" if may_retry else ""
@@ -375,7 +380,8 @@ def proxies_text(hops: int) -> str:
 def _get(wake: SimpleQueue[None]) -> None:
     """Wait for an entry, and let Python call the handlers of signals meanwhile.
 
-    The system may hand a signal to another thread, as after SIGCONT. That does not end a wait of this one.
+    The system may deliver a signal to another thread, for example after SIGCONT. That does not interrupt a
+    wait of this thread, so the wait is repeated.
     """
     while True:
         with contextlib.suppress(Empty):
@@ -383,7 +389,7 @@ def _get(wake: SimpleQueue[None]) -> None:
 
 
 def wait(future: Future[T], timeout_s: float, spent_s: float = 0.0) -> T:
-    """The result of a future. If the wait ends early, at Ctrl-C for instance, the future is cancelled.
+    """The result of a future. If the wait ends early, for example by Ctrl-C, the future is cancelled.
 
     Args:
         spent_s: of the time limit, before this call.

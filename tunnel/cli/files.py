@@ -1,8 +1,8 @@
-"""`mtun send` and `mtun get`: files to and from the files service of another node, through proxies.
+"""`mtun send` and `mtun get`: transfer files to and from the files service of another node, through proxies.
 
 `-` stands for standard input or output. A folder is sent as the archive FOLDER.tar, which --extract unpacks.
-Both ends compare SHA-256 digests. An interrupted transfer resumes over another route, within the command and
-with the next one for the same file.
+Both ends compare SHA-256 digests. The command resumes an interrupted transfer over another route; if it
+fails, repeat it to continue the transfer.
 """
 
 from __future__ import annotations
@@ -113,26 +113,28 @@ def add_parser(commands: Any) -> None:
             "--key",
             type=filled_path,
             metavar="FILE",
-            help="a client key of `mtun keygen --client`, if the node serves listed clients only",
+            help="a client key from `mtun keygen --client`, if the node serves listed clients only",
         )
         who.add_argument(
             "--secret-file",
             type=filled_path,
             metavar="FILE",
-            help=f"a file with the secret of its files service (default: the variable {SECRET_VARIABLE})",
+            help=f"a file with the secret of the files service (default: the variable {SECRET_VARIABLE})",
         )
         parser.add_argument(
             "--retries",
             type=count(0, 100),
             default=3,
             metavar="N",
-            help="after a failure, resume over another route up to N times (default 3)",
+            help="after a failure, resume over another route, up to N times (default 3)",
         )
         add_client_options(parser, timeout_s=86_400.0)
 
 
 def _client_key(options: argparse.Namespace) -> ClientKey | None:
-    """What proves that this client may use the files service. Other users can see a command line.
+    """The key that proves this client's right to use the files service; None without one.
+
+    A secret never comes from the command line, which other users can see.
 
     Raises:
         KeyFileError: as `ClientKey.load`. ConfigError: the variable has no secret.
@@ -147,7 +149,9 @@ def _client_key(options: argparse.Namespace) -> ClientKey | None:
     try:
         return ClientKey.of_secret(secret.strip())
     except BadArgument as error:
-        raise ConfigError(f"environment: {SECRET_VARIABLE}: {error}", "it is the secret itself") from error
+        raise ConfigError(
+            f"environment: {SECRET_VARIABLE}: {error}", "set it to the secret itself"
+        ) from error
 
 
 def run_send(options: argparse.Namespace) -> int:
@@ -195,15 +199,15 @@ def _source(options: argparse.Namespace, limit: _TimeLimit) -> tuple[_Writer | N
     """Check the content to send, before the network is used.
 
     Returns:
-        The function that writes it to a temporary file, and its name at the other node. None: it is a file,
-        which is sent as it is.
+        The function that writes the content to a temporary file (None for a file, which is sent directly),
+        and the name at the other node.
     Raises:
         ConfigError: it cannot be sent, or its name is invalid.
     """
     path = Path(options.file)
     if options.file == _STREAM:
         if sys.stdin is None:
-            raise ConfigError("standard input is closed", "name a file, or pipe one in")
+            raise ConfigError("standard input is closed", "name a file, or connect a pipe")
         return _write_standard_input, _checked_name(options.name or "stdin")
     if path.is_dir():
         name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
@@ -232,10 +236,10 @@ def _check_readable(folder: Path, limit: _TimeLimit) -> None:
 
 
 def _check_answers(client: Client, destination: bytes, hops: int, retries: int, limit: _TimeLimit) -> None:
-    """Find out before a long preparation that the node, or its files service, does not answer.
+    """Check before a long preparation that the node and its files service answer.
 
     Raises:
-        QueryFailed: it does not. Any reply will do: it may not allow lists.
+        QueryFailed: they do not answer. Any reply counts, since the service may not allow lists.
     """
     short_list = service_prefix(_SERVICE) + FileRequest(Operation.LIST, _LAST_NAME).pack()
     query = client.node.query(destination, short_list, hops=hops, retries=min(retries, MAX_RETRIES))
@@ -362,9 +366,9 @@ def _denied_hint(options: argparse.Namespace) -> str:
         public = ClientKey.load(options.key).public(tunnel_engine()).hex()
         return f"ask its owner to list your public key in [files] read, write or list: {public}"
     if options.secret_file is not None or os.environ.get(SECRET_VARIABLE):
-        return "its owner has another secret, or no secret for this"
+        return "the owner has set a different secret, or allows no secret for this operation"
     return (
-        "if its owner allows it to listed clients, or with a secret: give --key FILE, --secret-file FILE or "
+        "its owner may allow it to listed clients, or with a secret: give --key FILE, --secret-file FILE or "
         f"the variable {SECRET_VARIABLE}"
     )
 

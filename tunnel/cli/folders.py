@@ -1,19 +1,20 @@
-"""Folders as one file: a tar archive that `mtun send FOLDER` makes, and that `mtun get --extract` unpacks.
+"""Folders as tar archives: `mtun send FOLDER` packs them, `mtun get --extract` unpacks them.
 
 The archive holds folders, regular files and symbolic links that stay inside. Times and the execute permission
 are kept. Owners are not, because the archive must not name its sender. Other entries are skipped and listed
 for the user.
 
-An archive comes from a stranger, so unpacking trusts nothing in it:
+An archive may come from a stranger, so unpacking trusts nothing in it:
 
-* It is unpacked into a fresh folder beside the target. Links are made last, so no path of a file leads
+* It is unpacked into a fresh folder beside the target. Links are created last, so no file's path leads
   through a link.
-* A link may contain ".." only at its beginning, and may not lead above that folder. It thus stays inside,
+* A link may contain ".." only at its beginning, and may not lead above that folder. It then stays inside,
   whatever the other links are.
 * Entries that take more space on the disk than in the archive (hard links, sparse files) are skipped. The
   length of a header is limited.
-* Each entry must begin behind the one before. With a negative length it would lead back, for ever.
-* Python's own extraction filter is not used: in releases that are in use it has holes.
+* Each entry must begin after the previous one. A negative length would lead back to an earlier entry, in an
+  endless loop.
+* Python's own extraction filter is not used, because it has holes in Python releases that are still in use.
 """
 
 from __future__ import annotations

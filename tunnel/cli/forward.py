@@ -1,4 +1,4 @@
-"""`mtun forward`: local ports whose connections come out at services behind a tunnel."""
+"""`mtun forward`: local ports whose connections lead through a tunnel to a service or target."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tunnel.running.fronts import Fronts
 __all__ = ["add_parser"]
 
 _FORWARD = """\
-Pass connections to local ports on to services that nodes publish, or to HOST:PORT behind an exit.
+Forward local ports to services that nodes publish, or to HOST:PORT behind an exit, until Ctrl-C.
 
-Every connection goes through proxies. The connections to one port share a tunnel. It runs until Ctrl-C. A
-node opens such ports by itself if its configuration has tables [[forward]].
+Every connection goes through proxies. The connections of one port share a tunnel. A node opens such ports
+itself if its configuration has tables [[forward]].
 
-With --reverse it works the other way round: a node listens, and its connections come out at a server here.
-The owner of the node has to list the place in [service] reverse of its configuration.
+With --reverse the direction is reversed: a node listens, and its connections lead to a server here. The
+owner of the node must list the address in [service] reverse of its configuration.
 """
 _FORWARD_EXAMPLE = """\
 example:
@@ -50,17 +50,17 @@ def add_parser(commands: Any) -> None:
         "pairs",
         nargs="+",
         metavar="[BIND:]PORT TO",
-        help="a local port, or address and port, or a path with '/' for a Unix socket; and where it leads: "
-        "NODE:SERVICE, or NODE/HOST:PORT through an exit; several pairs may follow. With --reverse: "
-        "NODE/[BIND:]PORT HOST:PORT",
+        help="where to listen: a local port, address and port, or a path with '/' for a Unix socket; then "
+        "where connections go: NODE:SERVICE, or NODE/HOST:PORT through an exit. Repeat for several pairs. "
+        "With --reverse: NODE/[BIND:]PORT HOST:PORT",
     )
     parser.add_argument(
-        "-R", "--reverse", action="store_true", help="let nodes listen, and lead their connections to here"
+        "-R", "--reverse", action="store_true", help="make nodes listen, and forward their connections here"
     )
     parser.add_argument(
         "--public",
         action="store_true",
-        help="allow addresses that other machines reach; they can then use the tunnels",
+        help="allow addresses that other machines can reach; they can then use the tunnels",
     )
     add_key(parser)
     add_source(parser, opens_tunnels=True)
@@ -113,8 +113,8 @@ def _local_pair(place: str, to: str) -> tuple[EntrancePlace, tuple[str, Target]]
 def _run_reverse(options: argparse.Namespace) -> int:
     if options.public or options.key is not None:
         raise ConfigError(
-            "--public and --key are not for --reverse",
-            "the owner of the node allows places in its configuration",
+            "--public and --key cannot be combined with --reverse",
+            "the owner of the node allows addresses in its configuration",
         )
     wanted = []
     for place, to in _in_pairs(options.pairs, "mtun forward --reverse node-7/9000 127.0.0.1:8080"):
@@ -173,14 +173,14 @@ def _explained(service: Service[None], node: str, place: tuple[str, int]) -> Ser
         raise QueryFailed(
             f"{node} does not let clients listen at {place_text(place)} ({error.code.name})",
             error.code,
-            hint="its owner allows places in [service] reverse of its configuration",
+            hint="its owner allows addresses in [service] reverse of its configuration",
         ) from error
 
 
 def _in_pairs(arguments: list[str], example: str) -> list[tuple[str, str]]:
     """Raises ConfigError: an odd number of arguments."""
     if len(arguments) % 2:
-        raise ConfigError(f"{arguments[-1]}: where does it lead?", f"for example: {example}")
+        raise ConfigError(f"{arguments[-1]}: its destination is missing", f"for example: {example}")
     return list(zip(arguments[::2], arguments[1::2], strict=True))
 
 

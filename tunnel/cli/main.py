@@ -56,7 +56,7 @@ _SIGNALS: dict[int, str] = {
     signal.SIGTERM: "ended by SIGTERM",
     signal.SIGHUP: "ended by SIGHUP",
 }
-# What has to be corrected: an argument, a setting, or a file that one of them names.
+# Errors in an argument, a setting, or a file that one of them names.
 _USAGE = BadRoute, ConfigError, KeyFileError, MissingLibrary, ProfileError
 _HINTS: dict[type[Exception], str] = {
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `stream` 13, `interactive` 6",
@@ -73,7 +73,7 @@ def make_parser(wanted: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     parser = Parser(
         prog="mtun",
         description="Multi-hop tunnels: send content through a chain of peers, and receive replies.",
-        epilog="`mtun COMMAND --help` shows the options and an example of a command.",
+        epilog="`mtun COMMAND --help` shows a command's options and an example.",
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more (-vv: everything)")
     parser.add_argument("--version", action="version", version=f"mtun {__version__}")
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SystemExit(_report(error, as_json=as_json)) from None
         except SystemExit:
             raise
-        except BaseException as error:  # noqa: BLE001 - what `_report` does not know it raises again
+        except BaseException as error:  # noqa: BLE001 - `_report` raises unknown errors again
             status = _report(error, as_json=as_json)
     if arguments is None:
         # The work is done: Ctrl-C while the interpreter ends needs no traceback.
@@ -221,7 +221,7 @@ def _signals(*, as_json: bool) -> Iterator[_Signals]:
     signals = _Signals(as_json=as_json)
     is_main = threading.current_thread() is threading.main_thread()
     before: dict[int, Any] = {}
-    # One that is ignored (SIGHUP by `nohup`) stays ignored.
+    # An ignored signal (SIGHUP under `nohup`) stays ignored.
     for number in _SIGNALS if is_main else ():
         if signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, signals.on_signal)
@@ -252,7 +252,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         status = 2 if isinstance(error, _USAGE) else 1
         hint, code = _hint(error), _code(error)
     elif type(error).__name__ == "EngineUnavailable":  # its package takes long to load
-        status, hint = 2, "use --engine auto, which takes an installed one"
+        status, hint = 2, "use --engine auto, which chooses an installed library"
     else:
         raise error
     notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("hint: ")]

@@ -40,10 +40,10 @@ _HOST = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, which would take them while a node is down.
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 _MOST_NODES = 1_000
-# Only programs of this machine can use the exit, and they reach these hosts without it too.
+# Only programs on this machine can use the exit, and they can reach these hosts without it.
 _EXIT_RULES = ["allow 127.0.0.0/8", "allow ::1", "allow *"]
 _NETWORK = """\
-Make the keys, descriptors and configurations of a network on this machine. `mtun up DIR` runs it.
+Create the keys, descriptors and configurations of a network on this machine. `mtun up DIR` runs it.
 
     DIR/peers/node-0            descriptor of node-0; each node writes its own and reads all
     DIR/node-0/node.toml        its configuration
@@ -58,14 +58,14 @@ example:
   mtun network other --nodes 8 --exit node-7
 """
 _KEYGEN = """\
-Make the secret keys of one node, in a file that only its owner can read.
+Create the secret keys of a node, in a file that only its owner can read.
 
-With --client it makes the key of a client, for published services that list their clients, and prints the
-public key for that list.
+With --client, create the key of a client for services that list their clients, and print its public key for
+the list.
 """
 _KEYGEN_EXAMPLE = """\
 example:
-  mtun keygen state/keys             the default place; [node] keys in the configuration names another
+  mtun keygen state/keys             the default file; [node] keys can name another
   mtun keygen --client friend.key    for `mtun forward --key friend.key`
 """
 
@@ -82,8 +82,7 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NODE",
-        help="this node, such as node-4, also connects to all hosts for its users, and to this machine; may "
-        "be repeated",
+        help="make this node, such as node-4, an exit to all hosts, including this machine; may be repeated",
     )
     parser = command(commands, "keygen", _KEYGEN, _KEYGEN_EXAMPLE, run_keygen)
     parser.add_argument(
@@ -92,7 +91,7 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="the new key file; must not exist. Its folder is created if needed",
     )
-    parser.add_argument("--client", action="store_true", help="make the key of a client, not of a node")
+    parser.add_argument("--client", action="store_true", help="create the key of a client, not of a node")
 
 
 def run_network(options: argparse.Namespace) -> int:
@@ -188,15 +187,15 @@ def no_network(folder: Path) -> ConfigError:
     """The error for a folder that holds no network, with a guess of what the user meant."""
     name = shlex.quote(str(folder))
     if not folder.exists():
-        return ConfigError(f"no such folder: {folder}", f"make a network there with: mtun network {name}")
+        return ConfigError(f"no such folder: {folder}", f"create a network there with: mtun network {name}")
     if not folder.is_dir():
-        return ConfigError(f"{folder} is not a folder", "name the folder that `mtun network` has made")
+        return ConfigError(f"{folder} is not a folder", "name the folder that `mtun network` created")
     if (folder.absolute().parent / CLIENT_FILE).exists():
         hint = f"did you mean {folder.parent if folder.name else folder.absolute().parent}?"
     elif any(folder.iterdir()):
-        hint = "name the folder that `mtun network` has made"
+        hint = "name the folder that `mtun network` created"
     else:
-        hint = f"make one with: mtun network {name}"
+        hint = f"create a network with: mtun network {name}"
     return ConfigError(f"{folder} holds no network", hint)
 
 
@@ -218,7 +217,7 @@ def _free_ports(wanted: int, first: int | None) -> list[int]:
         candidates = range(first, first + wanted)
         if candidates[-1] > MOST_PORT:
             raise ConfigError(
-                f"{wanted} nodes from --port {first} on need ports up to {candidates[-1]}; the highest "
+                f"{wanted} nodes, starting at --port {first}, need ports up to {candidates[-1]}; the highest "
                 f"port is {MOST_PORT}",
                 f"--port {MOST_PORT + 1 - wanted} is the highest for {wanted} nodes",
             )

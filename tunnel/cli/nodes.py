@@ -3,9 +3,9 @@
 `node` runs one node in this process. `up` runs a network that `mtun network` made, with a child process for
 each node, and watches the children.
 
-A child must not outlive its parent, however the parent ends: the child's standard input is a pipe that only
-the parent holds, and the child stops in order at its end (`--stop-at-eof`). Each child has a separate
-session, so that Ctrl-C reaches the parent only.
+A child must not outlive its parent, however the parent ends. Therefore the child's standard input is a pipe
+that only the parent holds, and the child stops cleanly at end of file (`--stop-at-eof`). Each child has its
+own session, so that Ctrl-C reaches only the parent.
 """
 
 from __future__ import annotations
@@ -57,22 +57,22 @@ log = logging.getLogger("tunnel.cli")
 _NODE = """\
 Run the node of a configuration until SIGINT, SIGTERM or SIGHUP.
 
-It stops in order: it announces the end to its neighbours, waits for the frames that pass through it, and
-saves keys and replay tables for the next start. A second signal ends it immediately. SIGUSR1 prints the
-current state of every service, and the node's counters.
+At the signal it stops cleanly: it informs its neighbours, waits for messages in transit, and saves keys and
+replay tables for the next start. A second signal ends it immediately. SIGUSR1 prints the current state of
+every service, and the node's counters.
 """
 _NODE_EXAMPLE = """\
 example:
   mtun keygen state/keys
-  mtun node --config node.toml           an empty file is a valid one; see docs/configuration.md
+  mtun node --config node.toml           an empty file is valid; see docs/configuration.md
   kill -USR1 PID                         print the state of every service, and counters
 """
 _PUBLISH = """\
-Run the node of a configuration, and offer a TCP server to other nodes under a name.
+Run the node of a configuration, and publish a TCP server under a name.
 
-Clients reach it with `mtun forward` or `mtun pipe`, through proxies. The server sees connections from this
-machine. --client lists who may use it; without, everybody in the network may. To publish with a node that
-runs already, add the table [[publish]] to its configuration and restart it.
+Clients reach the server through proxies, with `mtun forward` or `mtun pipe`. The server sees connections
+from this machine. --client restricts it to listed clients; by default everybody in the network may use it.
+If the node is already running, add a table [[publish]] to its configuration and restart it instead.
 """
 _PUBLISH_EXAMPLE = """\
 example:
@@ -85,7 +85,7 @@ Run a network that `mtun network` made, one process per node, until Ctrl-C.
 
 It prints a line when all nodes are ready. The log of node-0 is DIR/node-0/log. When a node dies, `up` prints
 the end of its log, and the others continue; `mtun node --config DIR/node-0/node.toml` restarts it. At the end
-every node gets SIGTERM; a node that does not stop in time is killed.
+`up` sends SIGTERM to every node, and kills nodes that do not stop in time.
 """
 _UP_EXAMPLE = """\
 example:
@@ -117,7 +117,7 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="the public key of a client that may use it; may be given several times (default: everybody)",
+        help="public key of a client that may use the server; may be repeated (default: everybody)",
     )
     parser = command(commands, "up", _UP, _UP_EXAMPLE, run_up)
     add = parser.add_argument
@@ -143,7 +143,7 @@ def run_node(options: argparse.Namespace) -> int:
     config = load_config(options.config, os.environ)
     place = shlex.quote(str(options.config))
     advice = (
-        f"use that node as it runs, as in `mtun peers --config {place}`; each node has its own [node] state"
+        f"to use the running node: `mtun peers --config {place}`; for another node, set another [node] state"
     )
     with _advised(advice):
         return _run(config, options, stops_at_eof=options.stop_at_eof)
@@ -205,7 +205,7 @@ def _serve(config: NodeConfig, *, stops_at_eof: bool, as_json: bool) -> None:
         try:
             run_main(reactor, main, name="node process", dump_more=lambda: _counters_text(configured))
         except (KeyboardInterrupt, SystemExit):
-            log.warning("stopped by a second signal: frames that passed through the node were cut")
+            log.warning("stopped by a second signal: messages in transit were cut off")
             raise
 
 
@@ -214,7 +214,7 @@ def _counters_text(configured: ConfiguredNode) -> str:
 
 
 def allow_open_files(connections: int) -> None:
-    """Raise the limit of open files to what a node with these connections can need, as far as possible."""
+    """Raise the limit of open files, as far as possible, to the most that these connections can need."""
     needed = connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -1,8 +1,8 @@
 """The commands, their parser, and the options that several commands share.
 
 The parser differs from `argparse` in four points. An error is a `UsageError` with a hint ("did you mean
---hops?"). An unknown option is reported before a missing argument. Options may stand before, between and
-behind the arguments. No option may be abbreviated.
+--hops?"). An unknown option is reported before a missing argument. Options may come before, between and
+after the arguments. No option may be abbreviated.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ __all__ = [
 
 COMMANDS = {
     "demo": ("demo", "send a file through nodes in this process and check the reply"),
-    "network": ("network", "make a network on this machine"),
+    "network": ("network", "create a network on this machine"),
     "up": ("nodes", "run a network, one process per node"),
-    "keygen": ("network", "make the secret keys of one node"),
+    "keygen": ("network", "create the secret keys of a node or client"),
     "node": ("nodes", "run one node until it is stopped"),
-    "publish": ("nodes", "run one node that offers a TCP server to others"),
-    "socks": ("socks", "a SOCKS and HTTP CONNECT port, with tunnels to an exit behind it"),
-    "pipe": ("pipe", "join standard input and output to a service of a node"),
-    "forward": ("forward", "pass local ports on to services behind a tunnel"),
+    "publish": ("nodes", "run one node that publishes a TCP server"),
+    "socks": ("socks", "open a SOCKS and HTTP CONNECT port with tunnels to an exit"),
+    "pipe": ("pipe", "connect standard input and output to a service of a node"),
+    "forward": ("forward", "forward local ports to services through tunnels"),
     "ping": ("probe", "query a node through proxies and show the round trip"),
     "send": ("files", "send a file to a node"),
     "get": ("files", "fetch a file from a node, or list its files"),
@@ -167,7 +167,7 @@ class Parser(argparse.ArgumentParser):
             if option in known:
                 return known[option]
         if self._subparsers is not None and name in ("--json", "--network", "--peers", "--config", "--hops"):
-            hint = f"put options of a command behind it: mtun COMMAND {name}"
+            hint = f"put the options of a command after it: mtun COMMAND {name}"
         elif name == "--network" and any(each.metavar == "DIR" for each in self._get_positional_actions()):
             hint = f"did you mean {self.prog} DIR, without {name}?"
         elif len(name) == 2 and (long := [each for each in known if each.startswith(f"-{name}".lower())]):
@@ -205,7 +205,7 @@ def command(
     """The parser of a subcommand, with the common options; its `--help` ends with the example.
 
     Args:
-        has_json: False: its output is content.
+        has_json: False for a command whose output is content.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=COMMANDS[name][1], description=description, epilog=example
@@ -215,21 +215,21 @@ def command(
         "-v", "--verbose", dest="more_verbose", action="count", default=0, help="log more (-vv: everything)"
     )
     if has_json:
-        parser.add_argument("--json", action="store_true", help="print JSON on stdout, and nothing else")
+        parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
     parser.set_defaults(run=run)
     return parser
 
 
 def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
     """Add `--retries`. of: the queries that it repeats, for people."""
-    text = f"after a proxy failed, repeat {of} over another route up to N times (default 0)"
+    text = f"if a proxy fails, repeat {of} over another route, up to N times (default 0)"
     parser.add_argument("--retries", type=count(0, MAX_RETRIES), default=0, metavar="N", help=text)
 
 
 def filled(text: str) -> str:
-    """A name, for `type=`. Refuses an empty one, which an unset variable of a script would give."""
+    """A name, for `type=`. Refuses an empty name, which an unset variable of a script would give."""
     if not text:
-        raise argparse.ArgumentTypeError("expected a name, not an empty text")
+        raise argparse.ArgumentTypeError("expected a name, got empty text")
     return text
 
 
@@ -239,7 +239,7 @@ def filled_path(text: str) -> Path:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder if it is missing, but not its parents: a mistyped path would make a tree of folders.
+    """Create a folder if it is missing, but not its parents: a mistyped path would create a tree of folders.
 
     Raises:
         ConfigError: its parent is missing, or a file has that name.
@@ -249,7 +249,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
     except FileNotFoundError:
         made = shlex.quote(str(path.parent))
         raise ConfigError(
-            f"there is no folder {path.parent}", f"correct the path, or make the folder: mkdir -p {made}"
+            f"there is no folder {path.parent}", f"correct the path, or create the folder: mkdir -p {made}"
         ) from None
     except (FileExistsError, NotADirectoryError):
         place = path if os.path.lexists(path) else path.parent

@@ -1,8 +1,8 @@
-"""`mtun pipe`: standard input and output joined to a service, for `ssh -o ProxyCommand` and scripts.
+"""`mtun pipe`: connects standard input and output to a service, for `ssh -o ProxyCommand` and scripts.
 
-Input is read in a thread, since a file, a terminal and a pipe all block. The end of the input ends this half
-only; the answer can still come. The end of the answer closes the output, and then the command ends with its
-input: at once if that is a terminal, where a person would wait for nothing.
+A thread reads the input, because a file, a terminal and a pipe all block. The end of the input ends that
+direction only; the answer can still arrive. The end of the answer closes the output. The command then waits
+for the end of its input, except on a terminal, where nobody would end it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from tunnel.identity.client_key import ClientKey
 __all__ = ["add_key", "add_parser", "destination"]
 
 _PIPE = """\
-Join standard input and output to a service that a node publishes, or to HOST:PORT behind an exit.
+Connect standard input and output to a service that a node publishes, or to HOST:PORT behind an exit.
 
-The end of the input is passed on, and the answer can still come. The command ends when both directions have
-ended.
+The end of the input ends that direction only; the answer can still arrive. The command ends when both
+directions have ended.
 """
 _PIPE_EXAMPLE = """\
 example:
@@ -64,7 +64,7 @@ def add_parser(commands: Any) -> None:
         type=seconds,
         default=_OPEN_S,
         metavar="S",
-        help=f"time limit in seconds for the tunnel, and for the answer of the target (default {_OPEN_S:g})",
+        help=f"time limit in seconds for the tunnel, and again for the target's answer (default {_OPEN_S:g})",
     )
 
 
@@ -95,8 +95,8 @@ def run_pipe(options: argparse.Namespace) -> int:
     key = None if options.key is None else ClientKey.load(options.key)
     for standard, name in ((sys.stdin, _STDIN_NAME), (sys.stdout, STDOUT_NAME)):
         if standard is None:
-            raise ConfigError(f"{name} is closed", "give it a file or a pipe, such as /dev/null")
-    # `ssh` sends it to its ProxyCommand when it is done: no error, and nothing is left to do.
+            raise ConfigError(f"{name} is closed", "redirect it to a file or a pipe, such as /dev/null")
+    # `ssh` sends SIGHUP to its ProxyCommand when it is done. That is not an error.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with Client(options) as client:
         client.check_opens_tunnels("[[forward]]")
@@ -121,14 +121,14 @@ def _join(stream: ThreadStream) -> None:
         if not sys.stdin.isatty():
             sending.join()
     except TunnelError:
-        if sending.error is None:  # else it has given up the stream
+        if sending.error is None:  # otherwise the input failed first, and reset the stream
             raise
     if sending.error is not None:
         raise sending.error
 
 
 class _Sending:
-    """Standard input on its way into the stream, in a thread."""
+    """A thread that copies standard input to the stream."""
 
     def __init__(self, stream: ThreadStream) -> None:
         self.error: Exception | None = None
@@ -146,7 +146,7 @@ class _Sending:
                 self._stream.write(data)
             self._stream.close()
         except TunnelError:
-            pass  # the reading half raises the reason, unless the other end only reads no more
+            pass  # the reading half raises the reason, unless the other end just stopped reading
         except Exception as error:  # noqa: BLE001 - raised by the command
             if isinstance(error, OSError):
                 error.filename = _STDIN_NAME
@@ -159,7 +159,7 @@ def _read_input() -> bytes:
     while True:
         try:
             return os.read(sys.stdin.fileno(), _READ_BYTES)
-        except BlockingIOError:  # the program at its other end, or one that shares the terminal, set that
+        except BlockingIOError:  # another program with this terminal or pipe made it non-blocking
             select.select([sys.stdin], [], [])
 
 

@@ -1,7 +1,7 @@
 """`mtun peers`, `mtun ping` and `mtun route`: a client's view of a network.
 
-`peers` lists the known signed descriptors, and sends nothing. `ping` queries a node, over a new route each
-time. `route` shows one route, with the reports of its nodes, which only the sender can read.
+`peers` lists the known signed descriptors and sends nothing. `ping` queries a node, over a new route each
+time. `route` shows a route with the reports of its nodes, which only the sender can read.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ __all__ = ["add_parser"]
 log = logging.getLogger("tunnel.cli")
 
 _PEERS = """\
-List the known nodes, from their signed descriptors. This sends nothing. With --config the node of the
-configuration is marked "(this node)".
+List the known nodes, from their signed descriptors. Sends nothing. With --config the list marks the node of
+the configuration as "(this node)".
 """
 _PEERS_EXAMPLE = """\
 example:
@@ -58,7 +58,7 @@ _PING = """\
 Check that a node answers, and measure the round trip through proxies.
 
 Each ping is a query over a new random route. A refusal by the node itself ("no such service") counts as an
-answer. With --retries a ping that failed at a proxy is repeated over another route; its time includes all
+answer. With --retries, a ping that failed at a proxy is repeated over another route; its time includes all
 attempts.
 """
 _PING_EXAMPLE = """\
@@ -69,16 +69,15 @@ example:
 _ROUTE = """\
 Draw a route to a node, send a small query along it, and show how long each node held the query.
 
-Only the sender can read these reports. Each query has a new route; this one is not used again. With --retries
-a failed route is followed by another. The command shows the route that carried the query, or the first one if
-all failed.
+Only the sender can read the nodes' reports. The route is not used again. With --retries, the command tries
+other routes after a failure. It shows the route that carried the query, or the first route if all failed.
 """
 _ROUTE_EXAMPLE = """\
 example:
   mtun route node-7 --network mynet --hops 5
   mtun route 4307b306 --peers peers.txt --dry-run      draw a route, send nothing
 """
-_NO_PEERS = "copy the descriptor files of other nodes ([peers] publish) into the peers folder"
+_NO_PEERS = "copy descriptor files of other nodes ([peers] publish) into the peers folder"
 _WRONG_TIME = "their keys are not valid now: are the nodes running, and is the clock of this machine right?"
 _MOST_BYTES = 1 << 20
 

@@ -1,6 +1,6 @@
-"""`mtun socks`: TCP programs through tunnels.
+"""`mtun socks`: a proxy port that sends TCP programs through tunnels.
 
-The port and the tunnels are of a client node, in a thread of its own.
+The port and the tunnels belong to a client node, which runs in a separate thread.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tunnel.running.fronts import Fronts
 __all__ = ["add_parser"]
 
 _SOCKS = """\
-Listen for programs that use a proxy, and connect them through tunnels to an exit: SOCKS5, SOCKS4, SOCKS4a
-and HTTP CONNECT on one port, until Ctrl-C.
+Open a proxy port for SOCKS5, SOCKS4, SOCKS4a and HTTP CONNECT, and connect its programs through tunnels to
+an exit, until Ctrl-C.
 
-Names are looked up by the exit. If no tunnel works, programs get an error, never a direct connection. The
-exit is a node whose configuration has rules in [exit]. Different users or passwords of the proxy use
-different tunnels (--isolate auth), so the exit cannot tell that they belong together. A node opens such a
-port by itself if its configuration has a table [[socks]]. docs/front.md shows the settings of many programs.
+The exit is a node whose configuration has rules in [exit]. It resolves all names. If no tunnel works,
+programs get an error, never a direct connection. Connections with different proxy users or passwords use
+different tunnels (--isolate auth), so the exit cannot link them. A node opens such a port itself if its
+configuration has a table [[socks]]. docs/front.md shows the settings of many programs.
 """
 _SOCKS_EXAMPLE = """\
 example:
@@ -59,24 +59,25 @@ def add_parser(commands: Any) -> None:
         default=_DEFAULT_PLACE,
         metavar="PLACE",
         help="where programs connect: [BIND:]PORT, or a path with '/' for a Unix socket (default "
-        "127.0.0.1:1080; port 0: a free one)",
+        "127.0.0.1:1080; port 0: any free port)",
     )
     length = parser.add_mutually_exclusive_group()
     add_hops(length)
-    length.add_argument("--via", type=filled, metavar="ID,ID", help="these proxies, in this order")
+    length.add_argument("--via", type=filled, metavar="ID,ID", help="use these proxies, in this order")
     add(
         "--isolate",
         type=plain_name,
         choices=[str(kind) for kind in Isolation],
         default=str(Isolation.AUTH),
-        help="connections that share a tunnel: those with the same user and password (auth, the default), "
+        help="which connections share a tunnel: those with the same user and password (auth, the default), "
         "all (listener), or none (connection)",
     )
     add(
         "--users",
         type=filled_path,
         metavar="FILE",
-        help="only for the users of this file, lines USER:PASSWORD. Needed to listen beyond this machine",
+        help="accept only the logins in this file, with lines USER:PASSWORD. Required if other machines can "
+        "reach the port",
     )
 
 
@@ -109,7 +110,7 @@ def run_socks(options: argparse.Namespace) -> int:
 
 
 def _route(via: str | None, client: Client, exit_id: bytes) -> Route | None:
-    """The route of --via. Raises BadRoute: it cannot be used, or one with --hops proxies cannot be drawn."""
+    """The route of --via, or None. Raises BadRoute: it, or a route with --hops proxies, is impossible."""
     if via is None:
         client.route(exit_id)
         return None

@@ -1,13 +1,13 @@
 """Output on a terminal: safe text, byte counts for people, tables, a progress bar.
 
-All output of a command goes through `say` and `complain`. Names of files, nodes and peers come from outside:
-control characters in them are escaped, so that no name moves the cursor or clears the screen. A letter that
-the terminal's encoding lacks is replaced (`ascii_fallback`), so that no command fails because of it.
+All output of a command goes through `say` and `complain`. Names of files, nodes and peers come from outside,
+so their control characters are escaped: no name can move the cursor or clear the screen. Letters that the
+terminal's encoding lacks are replaced (`_ascii_fallback`), so that no command fails because of them.
 
-A command that cannot write its result fails: a closed pipe counts as SIGPIPE. A command that serves others
-(`node`, `publish`, `socks`, `forward`, `up`) goes on without its output (`going_on`). A lost stderr never
-ends a command. Output that is lost goes to /dev/null from then on (`drop_output`): the interpreter would try
-to write what is left in the buffer at its end, and turn the exit status into 120.
+A command that cannot write its result fails; a closed pipe counts as SIGPIPE. A command that serves others
+(`node`, `publish`, `socks`, `forward`, `up`) continues without its output (`going_on`). A lost stderr never
+ends a command. After a loss, later output goes to /dev/null (`drop_output`). Otherwise the interpreter would
+try to write the rest of the buffer at exit, and change the exit status to 120.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ def lose_stderr(error: OSError) -> None:
 
 @contextlib.contextmanager
 def going_on() -> Iterator[None]:
-    """For commands that serve others: when stdout is lost (a closed terminal or pipe, a full disk), go on."""
+    """For commands that serve others: continue when stdout is lost (closed terminal or pipe, full disk)."""
     try:
         yield
     except OSError as error:
         if error.filename != STDOUT_NAME:
             raise
         drop_output(sys.stdout)
-        log.warning("%s: %s; going on without it", STDOUT_NAME, error.strerror)
+        log.warning("%s: %s; continuing without it", STDOUT_NAME, error.strerror)
 
 
 def drop_output(stream: TextIO | None) -> None:
