@@ -59,8 +59,12 @@ def score_of(classifier: Classifier, samples: Sequence[Sample], count: int | Non
 
     Args:
         count: of independent observations, if fewer than the samples.
+    Raises:
+        ValueError: no samples.
     """
     total = len(samples)
+    if not total:
+        raise ValueError("no samples to guess")
     right = sum(classifier.guess(sample.features) == sample.label for sample in samples) / total
     majority = max(Counter(sample.label for sample in samples).values()) / total
     n, z2 = count or total, _DEVIATIONS**2

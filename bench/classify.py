@@ -54,6 +54,7 @@ _MODES: Final = ("none", "known-dest", "route", "other-route", "cached")
 _KINDS: Final = (*_MODES, "tunnel", *_COVER)
 _BY_BLOCK: Final = ("route", "other-route")
 _FAILING: Final = 0.3
+_LEAST: Final = 5 * len(_KINDS)  # fewer queries may leave a question without an answer
 _HEAD_BYTES: Final = 4
 _ORIGIN_BYTES: Final = 90  # of a message that names Alice, beside her descriptor
 _POINTS: Final = 0.03  # as close to chance as a claim must be
@@ -77,7 +78,7 @@ class Settings:
     @classmethod
     def short(cls) -> Settings:
         """Small values that show that everything works."""
-        return cls(queries=40, late_queries=16, late_s=(0.001, 0.004))
+        return cls(queries=_LEAST, late_queries=_LEAST, late_s=(0.001, 0.004))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +194,8 @@ class _Plan:
     has_failed: bool
 
     @classmethod
-    def draw(cls, rng: random.Random) -> _Plan:
-        kind = rng.choice(_KINDS)
+    def draw(cls, number: int, rng: random.Random) -> _Plan:
+        kind = _KINDS[number % len(_KINDS)]
         route = tuple(rng.sample(range(_NODES), rng.choice(_HOPS) + 2))
         if kind == "loop":
             route = (*route[:-1], route[0])
@@ -284,7 +285,7 @@ def _observe(settings: Settings, run_number: int, is_late: bool) -> list[tuple[d
         traffic = _Traffic(watched, recorder)
         for number in range(settings.late_queries if is_late else settings.queries):
             wall_s = time.time()
-            for view, truth in traffic.views(_Plan.draw(rng), number):
+            for view, truth in traffic.views(_Plan.draw(number, rng), number):
                 found.append(({level: features_of(view, level, wall_s) for level in Knowledge}, truth))
     return found
 
@@ -421,8 +422,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     settings = settings_of(options, Settings)
+    if min(settings.queries, settings.late_queries) < _LEAST:
+        parser.error(f"at least {_LEAST} queries of each")
     return run(options, settings, lambda: (measure(settings, watcher()),), text, record)
 
 

@@ -62,6 +62,19 @@ def test_the_margin_is_wilsons() -> None:
     assert score_of(always, [Sample("x", {}), Sample("y", {})] * 50, count=50).margin > half.margin
 
 
+def test_no_samples_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        score_of(Tree([Sample("x", {})]), [])
+
+
+@pytest.mark.parametrize("options", [["--queries", "39"], ["--late-queries", "1"], ["--queries", "none"]])
+def test_too_few_queries_are_wrong_use(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        classify.main(options)
+    assert refusal.value.code == 2
+    assert "queries" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     return classify.measure(Settings.short())
@@ -71,7 +84,7 @@ def cases() -> list[Case]:
 def test_no_claim_is_grossly_wrong(cases: list[Case]) -> None:
     claimed = [case for case in cases if case.claim]
     assert {case.question for case in claimed} >= {
-        "position, of 3 proxies", "length of the route, 2 to 4", "query or reply", "query, DROP or loop",
+        "position, of 3 proxies", "length of the route, 2 to 4", "query or reply, by a block", "query, DROP or loop",
     }  # fmt: skip
     for case in claimed:
         # Four standard deviations: chance does not reach it in a thousand runs.
