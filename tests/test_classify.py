@@ -34,7 +34,7 @@ def test_both_find_a_feature_that_shows_the_label() -> None:
         assert 0.4 < score.majority < 0.6
 
 
-def test_a_tree_finds_what_only_two_features_together_show() -> None:
+def test_a_tree_learns_a_combination_of_two_features() -> None:
     def label(row: dict[str, float], _: random.Random) -> bool:
         return (row["a"] > 1) != (row["b"] > 0)
 
@@ -91,7 +91,7 @@ def test_no_claim_is_grossly_wrong(cases: list[Case]) -> None:
 
 
 @pytest.mark.full
-def test_what_is_known_to_leak_is_found_and_not_claimed(cases: list[Case]) -> None:
+def test_known_leaks_are_found_and_not_claimed(cases: list[Case]) -> None:
     """A tunnel shows by the chunks that come back before its forward half ends."""
     (found,) = (each for each in cases if (each.question, each.knowledge) == ("query or tunnel", "counts"))
     assert found.verdict == "leaks"

@@ -123,7 +123,7 @@ def test_a_node_without_files_is_named(served: Served, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["files"] == []
 
 
-def test_a_name_that_cannot_be_sent_is_replaced_by_one_that_can(
+def test_an_invalid_file_name_is_replaced_by_a_valid_name(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("a\nb.txt").write_bytes(b"x")
@@ -154,7 +154,7 @@ def test_standard_input_and_output(
     assert os.listdir() == []
 
 
-def test_a_file_called_like_a_stream(served: Served) -> None:
+def test_a_file_named_dash_is_not_standard_input(served: Served) -> None:
     Path("-").write_bytes(b"dash")
     assert served.send("./-") == 0
     Path("-").unlink()
@@ -256,7 +256,7 @@ def test_an_archive_of_a_killed_command_that_has_changed_is_fetched_again(served
 # --- the content is read before it is sent ----------------------------------------------------------------
 
 
-def test_what_cannot_be_read_in_a_folder_is_named_before_anything_is_sent(
+def test_unreadable_entries_of_a_folder_are_named_before_anything_is_sent(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the middle of a long transfer otherwise. Tests may run as root, who can read everything."""
@@ -363,7 +363,7 @@ def test_the_time_limit_covers_a_silent_standard_input(
         ("loop", ["loop: Too many levels"]),
     ],
 )
-def test_what_cannot_be_sent(
+def test_content_that_cannot_be_sent_is_refused(
     served: Served, capsys: pytest.CaptureFixture[str], file: str, words: list[str]
 ) -> None:
     os.mkfifo("fifo")
@@ -404,7 +404,7 @@ def test_an_interrupted_get_prints_how_to_resume_it(
 
 
 @pytest.mark.parametrize("command", ["get", "send"])
-def test_ctrl_c_in_a_transfer_prints_one_line_with_the_way_to_resume(
+def test_ctrl_c_in_a_transfer_prints_how_to_resume_in_one_line(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     for folder in (served.folder, Path()):
@@ -441,7 +441,7 @@ def test_ctrl_c_in_a_transfer_prints_one_line_with_the_way_to_resume(
     assert "the same command resumes the transfer" in hint
 
 
-def test_ctrl_c_before_a_resumed_get_moves_anything_names_what_is_kept(
+def test_ctrl_c_before_a_resumed_get_moves_bytes_shows_the_kept_amount(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path(f".fetched.{'ab' * 32}.part").write_bytes(b"x" * 3_000)

@@ -50,7 +50,7 @@ def test_each_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str
     assert f"mtun {command}" in shown.split("example:")[1]
 
 
-def test_the_commands_are_those(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_wrong_use_is_reported_in_two_lines(
     ],
     ids=" ".join,
 )
-def test_what_the_parser_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_input_that_the_parser_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -373,7 +373,7 @@ def test_two_networks_at_the_same_place_and_time_do_not_harm_each_other(
     assert sorted(path.name for path in folder.iterdir()) == ["client.toml", "node-0", "node-1", "peers"]
 
 
-def test_a_node_that_is_interrupted_while_it_starts_is_one_line(
+def test_a_node_interrupted_at_its_start_prints_one_line(
     net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -409,7 +409,7 @@ def test_a_folder_is_not_taken_for_a_file(
         assert hint in capsys.readouterr().err
 
 
-def test_a_node_in_the_place_of_its_network_is_named(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_swapped_node_and_network_are_named(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["ping"], ["route"], ["get"], ["bench"], ["send", str(net / "client.toml")]):
         assert main([*command, str(net), "--network", "node-1"]) == 2
         assert f"did you swap them? node-1 --network {net}" in capsys.readouterr().err
@@ -466,7 +466,7 @@ def test_ctrl_c_before_a_network_is_ready_is_an_interrupted_command(
 
 
 @pytest.mark.parametrize("command", ["demo", "bench"])
-def test_ctrl_c_in_a_measurement_is_one_line(
+def test_ctrl_c_in_a_measurement_prints_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     def update(self: ProgressBar, done: int) -> None:

@@ -131,7 +131,7 @@ def test_a_running_node_is_a_failure_with_advice_for_the_command(
         (f"ping {{net}}/peers/node-1 {CLIENT}", "did you mean node-1?"),
     ],
 )
-def test_a_key_or_name_in_place_of_a_file_and_the_reverse_are_told(
+def test_a_key_or_name_confused_with_a_file_is_explained(
     net: Path, tmp_path: Path, command: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = tmp_path / "key"

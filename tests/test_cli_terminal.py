@@ -384,7 +384,7 @@ def test_verbose_may_stand_anywhere(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["get a b --network c", "get --network c a b", "get a --network c b", "get --network=c -v a -- b"]
 )
-def test_options_stand_before_between_and_behind_arguments(line: str) -> None:
+def test_options_may_come_before_between_and_after_arguments(line: str) -> None:
     options = make_parser(["get"]).parse_args(line.split())
     assert (options.id, options.name, str(options.network)) == ("a", "b", "c")
 
@@ -495,7 +495,7 @@ def test_one_bad_peer_file_is_one_warning_and_no_error(net: Path, tmp_path: Path
         (signal.SIGHUP, b"error: ended by SIGHUP\n"),
     ],
 )
-def test_a_signal_ends_a_client_with_one_line(net: Path, number: signal.Signals, words: bytes) -> None:
+def test_a_signalled_client_prints_one_line(net: Path, number: signal.Signals, words: bytes) -> None:
     """It pings a stopped network repeatedly; its first line shows that it runs."""
     process = _start("ping", "node-1", "--network", str(net), "--count", "100000")
     assert process.stdout is not None
@@ -538,7 +538,7 @@ raise SystemExit(main(["forward", "0", "node-1:echo", "--hops", "1", "--network"
     ],
     ids=lambda command: command.split()[0],
 )
-def test_one_signal_ends_a_command_that_serves_behind_head(
+def test_one_signal_ends_a_serving_command_in_a_pipe_to_head(
     net: Path, command: str, number: signal.Signals
 ) -> None:
     with _start(*command.format(net=net).split()) as process:
@@ -578,7 +578,7 @@ runpy.run_module("tunnel", run_name="__main__")
 
 
 @pytest.mark.parametrize("module", ["tunnel.cli.options", "tunnel.cli.probe", "reactor.core.loop"])
-def test_ctrl_c_while_modules_are_loaded_is_one_line(module: str) -> None:
+def test_ctrl_c_while_modules_are_loaded_prints_one_line(module: str) -> None:
     code = _SLOW_IMPORT.format(module=module)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

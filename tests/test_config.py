@@ -570,7 +570,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     assert load_config(path, {}).names == ("echo",)
 
 
-def test_a_number_of_too_many_digits_is_refused_like_other_bad_toml(tmp_path: Path) -> None:
+def test_a_number_with_too_many_digits_is_refused_as_bad_toml(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text("[limits]\nreplay_tags = " + "9" * 5000)
     with pytest.raises(ConfigError, match="is not TOML"):

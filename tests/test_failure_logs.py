@@ -143,7 +143,9 @@ def test_no_module_logs_tracebacks_by_itself() -> None:
                     assert not is_traceback, f"{path}, line {node.lineno}: use log_failure"
 
 
-def test_a_cut_link_is_one_line_however_many_calls_fail(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cut_link_is_logged_in_one_line_for_any_number_of_failed_calls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with LocalNetwork(peers=3, service=Echo()) as net:
         route = Route((net[1].id,), net[2].id)
         tunnels = [Client(net[0]).tunnel(net[2].id, route=route) for _ in range(3)]

@@ -98,7 +98,7 @@ def test_tunnel_imports_the_standard_library_and_the_other_packages_only() -> No
     assert _offences("tunnel", allowed={"tunnel", "reactor", "readwrite_comp"}, forbidden=set()) == {}
 
 
-def test_what_decides_about_bytes_knows_no_socket_clock_or_thread() -> None:
+def test_byte_state_machines_import_no_socket_clock_or_thread() -> None:
     joins = tuple(f"tunnel.{part}" for part in JOINS)
     found = {}
     for path in _files("tunnel"):
@@ -189,7 +189,7 @@ BELOW = {
 }
 
 
-def test_no_room_imports_one_that_stands_above_it() -> None:
+def test_no_room_imports_a_room_above_it() -> None:
     offences = []
     for room, above in BELOW.items():
         files = _files(room)

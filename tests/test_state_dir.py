@@ -261,7 +261,7 @@ def becomes(content: bytes) -> Callable[[Path], object]:
         (becomes(b"{}"), "its field 'mtun-keys' is missing"),
     ],
 )
-def test_a_wrong_key_file_is_named_with_the_command_that_makes_one(
+def test_a_wrong_key_file_is_named_with_the_command_to_create_a_key(
     config: NodeConfig,
     change: Callable[[Path], object],
     fault: str,
@@ -542,7 +542,7 @@ def test_a_link_in_a_shared_folder_of_peers_is_not_written_through(
     assert list(StaticDirectory.load(config.files[0] / "me", OPENSSL)) == [first]
 
 
-def test_check_private_of_what_is_not_there(tmp_path: Path) -> None:
+def test_check_private_of_a_missing_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         check_private(tmp_path / "none")
 

@@ -369,7 +369,7 @@ def test_query_over_a_hop_that_never_answers(net: LocalNetwork) -> None:
     wait_until_idle(net)
 
 
-def test_cancelled_query_leaves_nothing_behind(net: LocalNetwork) -> None:
+def test_a_cancelled_query_releases_everything(net: LocalNetwork) -> None:
     class Endless:
         def __init__(self) -> None:
             self.reads = 0

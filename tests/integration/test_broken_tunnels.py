@@ -157,7 +157,7 @@ SHORT = {"end_message", "stop_sending"}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["silence", "close", "reset"])
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in SHORT])
-def test_a_waiting_call_ends_and_all_later_ones_say_the_same(
+def test_a_waiting_call_and_all_later_calls_raise_the_same_error(
     name: str, how: str, kind: str, net: Net
 ) -> None:
     def scenario(client: Any) -> Generator[Callable[[], Any], Any, None]:

@@ -118,7 +118,7 @@ def test_a_service_that_answers_with_text_gets_an_error_that_names_the_expected_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_a_buffer_is_refused_and_the_tunnel_stays(kind: str, net: LocalNetwork) -> None:
+def test_a_non_buffer_is_refused_and_the_tunnel_survives(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[2].id, hops=0)
         stream = yield lambda: tunnel.open("digest")

@@ -338,7 +338,7 @@ def test_asyncio_times_out_and_cancels(net: LocalNetwork) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("left_with", ["query", "read", "tunnel"])
-def test_leaving_an_asyncio_client_is_not_taken_for_a_stop_of_its_node(
+def test_leaving_an_asyncio_client_does_not_look_like_a_stopped_node(
     net: LocalNetwork, left_with: str
 ) -> None:
     async def main() -> None:
@@ -362,7 +362,7 @@ def test_leaving_an_asyncio_client_is_not_taken_for_a_stop_of_its_node(
     wait_until_idle(net)
 
 
-def test_an_asyncio_client_that_is_not_open_says_so(net: LocalNetwork) -> None:
+def test_an_unopened_asyncio_client_is_refused(net: LocalNetwork) -> None:
     client = AsyncClient(net[0])
 
     async def ask() -> None:
@@ -381,7 +381,7 @@ def test_an_asyncio_client_that_is_not_open_says_so(net: LocalNetwork) -> None:
 
 @pytest.mark.parametrize("place", [5, None, "mynet", Path("node.toml")])
 @pytest.mark.parametrize("make", [Client, ServiceClient, AsyncClient])
-def test_a_client_of_something_else_than_a_node_is_refused(make: Any, place: Any) -> None:
+def test_a_client_of_a_wrong_type_is_refused(make: Any, place: Any) -> None:
     with pytest.raises(TypeError, match="expected a Node, or the result of `connect`") as caught:
         make(place)
     assert f"write connect({str(place)!r})" in str(caught.value) or not isinstance(place, str | Path)
@@ -405,7 +405,7 @@ def test_threads_limit_the_time_to_open_a_tunnel(net: LocalNetwork) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x78", b"\x04ech", b"\x02a b"])
-def test_a_query_that_names_no_service_says_how_to(net: LocalNetwork, content: bytes) -> None:
+def test_a_query_without_a_service_name_explains_how_to_give_it(net: LocalNetwork, content: bytes) -> None:
     with pytest.raises(QueryFailed, match=r"does not begin with the name of a service.*service=") as caught:
         Client(net[0]).query(net[4].id, content, hops=1).result(PATIENCE_S)
     assert caught.value.code is ErrorCode.BAD_CONTENT
@@ -431,7 +431,7 @@ def test_services_bound_a_wait(net: LocalNetwork) -> None:
     wait_until_idle(net)
 
 
-def test_a_stopping_node_fails_what_waits_for_it() -> None:
+def test_a_stopping_node_fails_waiting_calls() -> None:
     with LocalNetwork(peers=3, service=SERVICES) as net:
         client = Client(net[0])
         reply = client.ask(net[2].id, b"", service="stuck", hops=1)

@@ -58,7 +58,7 @@ def test_messages_over_a_tunnel(kind: str, net: LocalNetwork) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_tunnel_takes_the_chunks_of_its_purpose(
+def test_a_tunnel_uses_the_chunk_length_of_its_purpose(
     kind: str, net: LocalNetwork, options: dict[str, Any], name: str
 ) -> None:
     def scenario(client: Any) -> Steps:

@@ -174,7 +174,7 @@ def test_an_exit_does_not_lead_to_its_own_ports(net: Path, greeter: int) -> None
         assert socks(place, own.port) == (2, b"")  # not allowed
 
 
-def test_its_end_resets_what_is_open(net: Path) -> None:
+def test_the_end_of_a_forward_resets_its_connections(net: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, others(net):
         port = silent.getsockname()[1]
         add(net, "node-0", f'[[forward]]\nlisten = "0"\nto = "{EXIT}/127.0.0.1:{port}"\nhops = 1')
@@ -234,7 +234,7 @@ def load_id(path: Path) -> str:
         ("[[forward]]\nto = 'node-9:a'\nlisten = '0'", "[[forward]] 1: no peer file", "64 hex digits"),
     ],
 )
-def test_what_cannot_be_opened_is_an_error_at_the_start(
+def test_a_port_that_cannot_be_opened_is_an_error_at_the_start(
     still: Path, text: str, words: str, hint: str
 ) -> None:
     config = load_config(still / "node-0" / "node.toml", {})

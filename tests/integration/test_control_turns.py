@@ -92,7 +92,7 @@ def test_more_queries_than_connections_wait_in_the_order_of_the_calls(asked: Ask
     assert all(abs(place + AT_ONCE - number) < AT_ONCE for place, number in enumerate(later))
 
 
-def test_one_that_waits_can_be_cancelled_and_leaves_no_gap(asked: Asked) -> None:
+def test_a_cancelled_waiter_leaves_no_gap_in_the_queue(asked: Asked) -> None:
     running = [asked.ask(number) for number in range(AT_ONCE)]
     asked.wait_full()
     waiting = [asked.ask(number) for number in range(AT_ONCE, AT_ONCE + 60)]
@@ -140,7 +140,7 @@ def test_asyncio_waits_as_well(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "crashed", "closed"])
-def test_all_that_wait_end_when_the_node_goes_away(asked: Asked, how: str) -> None:
+def test_all_waits_end_when_the_node_stops(asked: Asked, how: str) -> None:
     futures = [asked.ask(number) for number in range(AT_ONCE + 200)]
     asked.wait_full()
     if how == "stopped":
@@ -172,9 +172,7 @@ def test_too_many_that_wait_are_refused(asked: Asked, monkeypatch: pytest.Monkey
         future.result(PATIENCE_S)
 
 
-def test_a_node_that_says_nothing_is_an_error_of_the_query(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_node_fails_the_query(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a process that is suspended (SIGSTOP): the system accepts for it, and it does not answer."""
     path = asked.folder / CONTROL_FILE
     path.unlink()

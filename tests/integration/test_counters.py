@@ -351,7 +351,7 @@ def test_the_bytes_of_a_long_tunnel_are_counted_while_it_lasts() -> None:
         assert counted_open == [True]
 
 
-def test_a_tally_adds_what_has_come_since() -> None:
+def test_a_tally_adds_the_difference_since_the_last_call() -> None:
     counters, total = Counters(queries=1), [5]
     count = counters.tally(queries=lambda: total[0])
     count()

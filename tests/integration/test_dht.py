@@ -80,7 +80,7 @@ def test_published_descriptors_are_learned_and_the_newest_wins(dht: FakeDht) -> 
             right.close()
 
 
-def test_one_published_while_an_older_one_is_put_is_put_as_well(dht: FakeDht) -> None:
+def test_a_descriptor_published_during_a_put_is_put_too(dht: FakeDht) -> None:
     keys = NodeKeys.generate(time.time())
     old, new = _descriptor(keys), _descriptor(keys, 5)
     directory = _directory(dht)

@@ -401,7 +401,7 @@ def test_many_queries_at_every_moment_of_a_stop() -> None:
             assert {type(error) for error in errors} <= {type(None), NodeStopped}
 
 
-def test_a_cancelled_future_is_cancelled_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_cancelling_a_future_has_no_other_effect(caplog: pytest.LogCaptureFixture) -> None:
     with LocalNetwork(peers=2, service=_Hesitates()) as net:
         future = net[0].query(net[1].id, b"\x01x", hops=0)
         wait_until(net, lambda: net[0].context.queries)

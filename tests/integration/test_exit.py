@@ -143,7 +143,7 @@ def test_a_node_without_rules_is_no_exit() -> None:
             assert refusal(tunnel, target) is ErrorCode.TARGET_NOT_ALLOWED
 
 
-def test_a_reset_of_the_target_is_told_from_its_end(tunnel: ThreadTunnel) -> None:
+def test_a_reset_by_the_target_is_distinguished_from_its_end(tunnel: ThreadTunnel) -> None:
     def handle(conn: socket.socket) -> object:
         conn.sendall(b"half an ans")
         assert conn.recv(1) == b"x"

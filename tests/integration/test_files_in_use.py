@@ -368,7 +368,7 @@ def test_a_list_with_a_name_that_no_file_has_is_refused(name: bytes) -> None:
         list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
 
 
-def test_what_is_neither_a_path_nor_a_file(net: LocalNetwork) -> None:
+def test_content_that_is_neither_path_nor_file_is_refused(net: LocalNetwork) -> None:
     wrong: Any = b"content"
     with pytest.raises(TypeError, match="wrap bytes"):
         put(net[0], net[2].id, wrong, "x", hops=1).result(PATIENCE_S)
@@ -628,7 +628,7 @@ def save_into(folder: Path) -> ServiceFunction:
     return save
 
 
-def test_attachments_keep_their_names_also_without_hard_links(
+def test_attachments_keep_their_names_on_disks_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", no_links)

@@ -53,7 +53,7 @@ def raw(net: LocalNetwork, request: FileRequest, content: bytes = b"") -> tuple[
 
 
 @pytest.mark.parametrize("size", [0, 1, 262_144, 1_500_000])
-def test_a_file_goes_there_and_back(net: LocalNetwork, folder: Path, tmp_path: Path, size: int) -> None:
+def test_a_file_is_sent_and_fetched(net: LocalNetwork, folder: Path, tmp_path: Path, size: int) -> None:
     source = tmp_path / "report.bin"
     source.write_bytes(CONTENT[:size])
     seen: list[tuple[int, int]] = []
@@ -94,7 +94,7 @@ def test_file_objects_both_ways_and_services(net: LocalNetwork) -> None:
     ],
     ids=["all", "no suite 1", "no bulk"],
 )
-def test_content_goes_by_the_best_profile_that_all_nodes_offer(
+def test_content_uses_the_best_profile_that_all_nodes_offer(
     folder: Path, monkeypatch: pytest.MonkeyPatch, offered: tuple[str, ...] | None, used: set[str]
 ) -> None:
     names: set[str] = set()
@@ -370,7 +370,7 @@ def transfers(node: AskingNode, destination: bytes, **options: Any) -> dict[str,
     [(None, ErrorCode.BAD_CONTENT), ("other", ErrorCode.TARGET_NOT_ALLOWED), ("f", ErrorCode.BAD_CONTENT)],
     ids=["no name", "unknown name", "another service"],
 )
-def test_a_refusal_ends_a_transfer_at_once(
+def test_a_refusal_ends_a_transfer_immediately(
     tmp_path: Path, what: str, named: str | None, code: ErrorCode
 ) -> None:
     inner = Services({"files": Files(tmp_path / "a"), "f": Services({"x": Echo()})})

@@ -121,7 +121,7 @@ def test_a_listed_client_is_served(net: LocalNetwork) -> None:
 
 
 @pytest.mark.parametrize("name", [b"friends", b"down", b"nobody"])
-def test_what_cannot_be_reached_is_a_reset_and_a_line_in_the_log(
+def test_an_unreachable_target_causes_a_reset_and_a_log_line(
     net: LocalNetwork, name: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "tunnel.front"), forwarding(net, name) as forward:
@@ -164,7 +164,7 @@ def _a_few_turns() -> Service[None]:
         yield Sleep(0)
 
 
-def test_its_end_resets_what_is_open(net: LocalNetwork) -> None:
+def test_the_end_of_a_forward_resets_its_connections(net: LocalNetwork) -> None:
     with forwarding(net, b"digest") as forward:
         conn = connect(forward)
         conn.sendall(b"x")

@@ -161,7 +161,7 @@ def test_client_keys(terminals: Terminals) -> None:
         terminals.paste(use.replace("--key friend.key ", ""), stack)  # curl: empty reply, or reset
 
 
-def test_a_node_for_one_server(terminals: Terminals) -> None:
+def test_publish_runs_a_node_for_one_server(terminals: Terminals) -> None:
     terminals.paste("mtun keygen state/keys", ExitStack())
     (terminals.folder / "node.toml").write_text("")
     with ExitStack() as stack:

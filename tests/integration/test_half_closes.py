@@ -379,7 +379,7 @@ def test_closing_a_tunnel_waits_for_a_message_that_another_thread_sends(net: Loc
     wait_until_idle(net)
 
 
-def test_closing_inside_a_message_in_pieces_is_refused_at_once(kind: str, net: LocalNetwork) -> None:
+def test_closing_inside_a_message_in_pieces_is_refused_immediately(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
         yield lambda: tunnel.write(message("echo", b"begun"))

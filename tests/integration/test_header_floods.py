@@ -90,7 +90,7 @@ def test_a_flood_of_headers_does_not_hold_up_others(group: NodeGroup, kind: str)
         sender.join(PATIENCE_S)
 
 
-def test_headers_that_were_held_back_do_not_come_all_at_once(group: NodeGroup) -> None:
+def test_delayed_headers_are_not_released_all_at_once(group: NodeGroup) -> None:
     """OPENs that the budget allows, and later all of their headers."""
     bob = start(group, StaticDirectory())
     bob.context.turns = HeaderTurns(per_s=1_000_000)

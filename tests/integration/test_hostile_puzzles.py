@@ -159,7 +159,9 @@ def test_for_its_own_query_a_node_solves_one_in_a_thread(
 
 
 @pytest.mark.parametrize("bits", [MAX_BITS + 1, 18, 22])
-def test_a_harder_puzzle_is_refused_even_then(group: NodeGroup, searched: list[str], bits: int) -> None:
+def test_a_harder_puzzle_is_refused_for_an_own_query_too(
+    group: NodeGroup, searched: list[str], bits: int
+) -> None:
     directory, hostile = StaticDirectory(), Listener(bits)
     alice, peer = start(group, directory), hostile.descriptor()
     directory.publish(peer)
@@ -187,7 +189,7 @@ def test_strangers_do_not_keep_a_node_from_a_busy_neighbour(group: NodeGroup) ->
         assert stranger.reset_code(stream=3) is ErrorCode.BAD_HEADER
 
 
-def test_one_search_at_a_time_and_a_cancelled_one_gives_way(group: NodeGroup) -> None:
+def test_puzzles_are_solved_one_at_a_time_and_a_cancelled_search_ends(group: NodeGroup) -> None:
     solver, hard = PuzzleSolver(), [Puzzle(os.urandom(16), bytes(32), HARD) for _ in range(2)]
     easy = Puzzle(bytes(16), bytes(32), 4)
     working, waiting = (group.submit(solver.solve(puzzle)) for puzzle in hard)

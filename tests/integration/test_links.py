@@ -81,7 +81,7 @@ def are_linked(nodes: list[Node], links: int) -> bool:
 # --- which links exist ------------------------------------------------------------------------------------
 
 
-def test_both_dial_at_once_and_one_link_stays(group: NodeGroup, warnings: Callable[[], str]) -> None:
+def test_simultaneous_dials_leave_one_link(group: NodeGroup, warnings: Callable[[], str]) -> None:
     directory = StaticDirectory()
     first, second = sorted(start(group, directory, 2), key=lambda node: node.id)
 
@@ -202,7 +202,7 @@ def test_node_without_a_listener_gets_replies_over_its_links(group: NodeGroup) -
         client.query(others[0].id, b"", hops=1, mode=ReplyMode.KNOWN_DEST)
 
 
-def test_node_behind_a_forwarded_port(group: NodeGroup) -> None:
+def test_a_node_behind_a_forwarded_port_is_reachable(group: NodeGroup) -> None:
     class Counter:
         seen = 0
 

@@ -338,7 +338,7 @@ def test_a_low_limit_of_open_files_is_reported_with_the_remedy(peers: int, enoug
 
 @pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_works() -> None:
+def test_a_forked_child_cannot_use_the_parents_network_but_can_start_its_own() -> None:
     program = """
         import asyncio, multiprocessing, os, sys, threading
         from reactor.errors import Forked

@@ -102,7 +102,7 @@ def _unread(node: Node) -> int:
     return node.context.budget.used_bytes
 
 
-def test_above_the_budget_those_that_wait_longest_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_above_the_budget_the_longest_waiting_streams_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = Peaks({})
     peaks.watch(monkeypatch)
     held, directory = Held(), StaticDirectory()

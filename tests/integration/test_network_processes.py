@@ -494,7 +494,9 @@ def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_
 
 
 @pytest.mark.parametrize("command", ["send", "get"])
-def test_sigterm_in_the_middle_of_a_transfer_is_one_line_and_resumes(tmp_path: Path, command: str) -> None:
+def test_sigterm_during_a_transfer_prints_one_line_and_the_transfer_resumes(
+    tmp_path: Path, command: str
+) -> None:
     net, big, there = tmp_path / "net", tmp_path / "big", tmp_path / "net" / "node-1" / "files" / "big"
     content = os.urandom(48 * MIB)
     with network(net, 3):

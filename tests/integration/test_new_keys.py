@@ -206,7 +206,7 @@ def test_a_tunnel_fails_and_accuses_nobody(net: Restarting) -> None:
     assert net.alice.reactor.submit(use()).result(PATIENCE_S) == b"hello"
 
 
-def test_a_neighbour_tells_its_new_keys_when_its_link_begins() -> None:
+def test_a_neighbour_sends_its_new_keys_when_its_link_begins() -> None:
     """With peer exchange a restarted first hop costs one attempt and no wait."""
     keys = NodeKeys.generate(time.time())
     limits = Limits(redial_s=0.02, link_tick_s=0.05, exchange_s=1000)

@@ -114,7 +114,7 @@ def test_guesses() -> None:
     assert guess_routes([Event(0, 0, 1), Event(1, 1, 0)], 9) == [(0, 1), (1, 0)]
 
 
-def test_only_what_breaks_a_silence_is_an_event() -> None:
+def test_only_activity_after_silence_is_an_event() -> None:
     times = iter([0.0, 1.0, 2.0, 2.01])
     connection = Connection(0, 1, lambda: next(times))
     connection.passes(memoryview(bytes(640)), outward=True)

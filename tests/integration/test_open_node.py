@@ -152,7 +152,7 @@ def test_services_are_given_by_name(network: Path, services: Any) -> None:
         Services(services)
 
 
-def test_services_of_the_program_stand_beside_the_configured_ones(bob: Node, network: Path) -> None:
+def test_services_of_the_program_are_added_to_the_configured_services(bob: Node, network: Path) -> None:
     with connect(network) as node:
         assert isinstance(node, ClientNode)
 
@@ -224,7 +224,7 @@ def test_the_state_is_saved_at_the_end_and_the_node_stays_the_same(network: Path
     assert found[0] == found[1]
 
 
-def test_what_cannot_be_opened_is_named(network: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_opened_is_named(network: Path, tmp_path: Path) -> None:
     with pytest.raises(NodeNotRunning):
         connect(network / "node-0" / "node.toml")
     with pytest.raises(NodeNotRunning):

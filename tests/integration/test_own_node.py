@@ -174,7 +174,7 @@ def started(*arguments: str | Path, **streams: Any) -> Iterator[subprocess.Popen
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("lost", [lost_pipe, lost_terminal, full_disk])
 @pytest.mark.parametrize("command", ["node", "up"])
-def test_a_command_that_serves_goes_on_without_its_standard_output(
+def test_a_serving_command_survives_the_loss_of_standard_output(
     empty: Path, command: str, lost: Callable[[], int], flags: list[str]
 ) -> None:
     assert main(["network", "net", "--nodes", "1"]) == 0
@@ -193,7 +193,7 @@ def test_a_command_that_serves_goes_on_without_its_standard_output(
 
 @pytest.mark.full
 @pytest.mark.parametrize("lost", [lost_pipe, lost_terminal])
-def test_a_node_goes_on_without_its_log(empty: Path, lost: Callable[[], int]) -> None:
+def test_a_node_survives_the_loss_of_its_log(empty: Path, lost: Callable[[], int]) -> None:
     """Also at its end the interpreter finds nothing that it could not write: that would be status 120."""
     assert main(["network", "net", "--nodes", "1"]) == 0
     stderr = lost()

@@ -80,7 +80,7 @@ def test_memory_does_not_grow_with_the_content(mode: str, megabytes: int) -> Non
     assert max(grown) < MEMORY_BOUND_BYTES, f"peaks grew by {grown} bytes"
 
 
-def test_a_proxy_that_dies_ends_the_query_and_nothing_else() -> None:
+def test_a_dying_proxy_ends_only_its_query() -> None:
     with NodeProcesses(5) as network:
         # More content than can be in transit, so the transfer cannot end before the proxy does.
         running = network.query(

@@ -91,7 +91,7 @@ def test_another_client_is_refused(tunnel: ThreadTunnel, key: ClientKey | None) 
     assert refused.value.code is ErrorCode.TARGET_NOT_ALLOWED
 
 
-def test_a_service_with_an_empty_list_is_for_nobody(tunnel: ThreadTunnel) -> None:
+def test_a_service_with_an_empty_list_refuses_everybody(tunnel: ThreadTunnel) -> None:
     """The program that made the list may have removed the last client."""
     for key in (None, FRIEND):
         with pytest.raises(SubStreamReset, match="TARGET_NOT_ALLOWED"):
@@ -138,7 +138,7 @@ def test_the_places_of_a_service_are_limited_and_come_back(net: LocalNetwork, tu
         wait_until(net, lambda: one.connections == 0)
 
 
-def test_who_is_not_listed_does_not_learn_that_a_service_is_full(tunnel: ThreadTunnel) -> None:
+def test_an_unlisted_client_does_not_learn_that_a_service_is_full(tunnel: ThreadTunnel) -> None:
     with tunnel.open("one-friend", client_key=FRIEND, timeout_s=PATIENCE_S) as first:
         assert first.read(timeout_s=PATIENCE_S) == b"hello"
         for key, code in ((STRANGER, ErrorCode.TARGET_NOT_ALLOWED), (FRIEND, ErrorCode.BUSY)):

@@ -64,7 +64,7 @@ def test_puts_are_refused_in_words_and_logged_once(
             store(f"again-{outages}")
 
 
-def test_a_node_goes_on_without_its_state_folder(
+def test_a_node_survives_the_removal_of_its_state_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert main(["network", str(tmp_path / "net"), "--nodes", "1"]) == 0

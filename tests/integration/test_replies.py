@@ -187,7 +187,7 @@ def test_a_follow_up_to_a_node_that_has_forgotten_the_query_ends_in_time(net: Lo
 
 @pytest.mark.parametrize("is_loop", [True, False], ids=["loop", "drop"])
 @pytest.mark.parametrize("content_bytes", [0, 20_000])
-def test_cover_frames_arrive_and_change_nothing_else(
+def test_cover_frames_arrive_without_other_effects(
     net: LocalNetwork, is_loop: bool, content_bytes: int
 ) -> None:
     rng = random.Random(content_bytes)

@@ -118,7 +118,7 @@ def test_a_place_that_is_not_listed_is_refused(
         assert refused.value.code is ErrorCode.TARGET_NOT_ALLOWED
 
 
-def test_a_node_without_a_list_listens_for_nobody(server_port: int) -> None:
+def test_a_node_without_reverse_addresses_listens_for_no_client(server_port: int) -> None:
     with LocalNetwork(peers=4, service=Services({"echo": Echo()})) as net:
         forward = ReverseForward(
             net[0], net[3].id, (LOOPBACK, 0), (LOOPBACK, server_port), options={"hops": 1}
@@ -128,7 +128,7 @@ def test_a_node_without_a_list_listens_for_nobody(server_port: int) -> None:
         assert refused.value.code is ErrorCode.TARGET_NOT_ALLOWED
 
 
-def test_a_server_that_is_down_resets_the_connection_and_nothing_else(
+def test_a_server_that_is_down_resets_only_its_connection(
     net: LocalNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), reversed_to(net, free_port()) as (running, ports):

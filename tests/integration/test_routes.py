@@ -444,7 +444,9 @@ def test_a_hop_that_has_replaced_its_key_without_publishing_is_avoided(place: in
         ([()], b""),
     ],
 )
-def test_of_each_pair_the_likelier_one_is_avoided(blamed: list[tuple[bytes, ...]], expected: bytes) -> None:
+def test_the_likelier_suspect_of_each_pair_is_avoided(
+    blamed: list[tuple[bytes, ...]], expected: bytes
+) -> None:
     assert likeliest_culprits(blamed) == {bytes([each]) for each in expected}
 
 

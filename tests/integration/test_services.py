@@ -151,7 +151,7 @@ class _OneArgument(Echo):
         (lambda: None, "two arguments"),
     ],
 )
-def test_a_function_that_cannot_serve_is_refused_at_once(service: Any, text: str) -> None:
+def test_an_unsuitable_service_function_is_refused_immediately(service: Any, text: str) -> None:
     for offered in (lambda: service, lambda: Services({"x": service})):
         with pytest.raises(TypeError, match=text) as refused, LocalNetwork(peers=1, service=offered()):
             pass
@@ -449,7 +449,7 @@ def test_silent_sub_streams_of_a_tunnel_do_not_hold_all_threads() -> None:
         wait_until_idle(net)
 
 
-def test_blocking_services_leave_nothing_behind() -> None:
+def test_blocking_services_release_everything() -> None:
     def once() -> None:
         with LocalNetwork(peers=2, service=copy) as net:
             assert net[0].query(net[1].id, BIG, hops=0).result(PATIENCE_S).read() == BIG

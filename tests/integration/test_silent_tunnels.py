@@ -150,7 +150,7 @@ def test_a_download_that_stops(
     wait_until(net, lambda: download.failures)
 
 
-def test_the_error_says_that_the_place_is_not_known_and_other_proxies_are_drawn(
+def test_the_error_says_that_the_place_is_unknown_and_other_proxies_are_drawn(
     net: LocalNetwork, swallower: Swallower
 ) -> None:
     tunnel = open_tunnel(net, RELAY)

@@ -602,7 +602,9 @@ def test_connections_above_the_limit_wait(
 # --- log ----------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_is_one_line_without_its_target(make_front: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_in_one_line_without_its_target(
+    make_front: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     front = make_front()
     with caplog.at_level(logging.DEBUG, "tunnel.front"):
         front.try_connect(FORBIDDEN)
@@ -643,7 +645,7 @@ def test_curl(make_front: Make, targets: MakeTarget, scheme: str) -> None:
 
 @needs_curl
 @pytest.mark.full
-def test_curl_without_a_tunnel_is_told_what_the_port_is(make_front: Make) -> None:
+def test_curl_without_tunnel_option_gets_an_explanation(make_front: Make) -> None:
     front = make_front()
     done = curl("-x", f"http://127.0.0.1:{front.server.address[1]}", "http://site.test/")  # type: ignore[index]
     assert "SOCKS and CONNECT proxy" in done.stdout

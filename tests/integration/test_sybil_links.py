@@ -71,14 +71,14 @@ def test_identities_with_an_open_stream_each_do_not_close_a_node(group: NodeGrou
         assert bob.open_links == LINKS
 
 
-def test_who_loses_a_place_is_told_why(group: NodeGroup) -> None:
+def test_a_displaced_neighbour_gets_the_code_busy(group: NodeGroup) -> None:
     bob = start(group, StaticDirectory(), limits=Limits(links=1, header_s=PATIENCE_S))
     with ExitStack() as stack:
         first, _ = sybils(group, bob, 2, stack, is_valid=True)
         assert first.reset_code(stream=0) is ErrorCode.BUSY
 
 
-def test_a_link_of_its_own_stays_and_so_does_a_known_neighbour(group: NodeGroup) -> None:
+def test_own_dialled_links_and_known_neighbours_are_kept(group: NodeGroup) -> None:
     directory, held = StaticDirectory(), Held()
     bob = start(group, directory, limits=LIMITS)
     carol, dave = start(group, directory, service=held), start(group, directory)

@@ -190,7 +190,7 @@ def test_a_full_tunnel_is_joined_by_another(make_front: Make) -> None:
     assert len(front.node.tunnels) == 2
 
 
-def test_connections_that_come_at_once_open_no_more_tunnels_than_they_fill(make_front: Make) -> None:
+def test_simultaneous_connections_open_no_more_tunnels_than_they_fill(make_front: Make) -> None:
     front = make_front()
 
     def open_one() -> Service[None]:
@@ -305,7 +305,7 @@ def test_a_refusal_of_the_exit_is_final(make_front: Make) -> None:
     assert front.node.asked == 1
 
 
-def test_early_bytes_travel_behind_open(make_front: Make, service: EchoExit) -> None:
+def test_early_bytes_follow_open(make_front: Make, service: EchoExit) -> None:
     front = make_front()
     stream = front.open(early=b"early")
     assert front.run(stream.read()) == b"early"

@@ -137,7 +137,7 @@ EXEMPT = {
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_a_second_block_says_to_make_another_one(kind: str, setting: Setting) -> None:
+def test_a_second_with_block_is_refused_with_the_remedy(kind: str, setting: Setting) -> None:
     manager = BLOCKS[kind](setting)
     assert type(manager).__name__ == kind
     with manager:
@@ -158,7 +158,7 @@ def test_a_block_inside_the_first_says_so_too(kind: str, setting: Setting) -> No
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_block_after_the_first_says_to_make_another_one(kind: str, setting: Setting) -> None:
+def test_a_later_with_block_is_refused_with_the_remedy(kind: str, setting: Setting) -> None:
     manager = FILES[kind](setting)
     assert type(manager).__name__ == kind
     with manager, manager:
@@ -168,7 +168,7 @@ def test_a_block_after_the_first_says_to_make_another_one(kind: str, setting: Se
 
 
 @pytest.mark.parametrize("kind", ["ClientNode", "ControlClient", "StateDir", "ReactorThread"])
-def test_one_that_was_closed_before_its_block_says_so(kind: str, setting: Setting) -> None:
+def test_an_object_closed_before_its_with_block_is_refused(kind: str, setting: Setting) -> None:
     manager = BLOCKS[kind](setting)
     manager.close()
     with pytest.raises((LocalTunnelError, Closed), match="was closed: make another one"), manager:

@@ -28,7 +28,7 @@ def test_a_query_in_each_mode(mode: str, learns: bool) -> None:
 
 
 @pytest.mark.parametrize("in_order", [True, False], ids=["stopped", "crashed"])
-def test_a_node_that_comes_back(in_order: bool) -> None:
+def test_a_node_that_returns_is_used_again(in_order: bool) -> None:
     with ModelNetwork(5) as net:
         before = net[2].descriptor.onion_keys
         (net.leave if in_order else net.crash)(2)
@@ -42,7 +42,7 @@ def test_a_node_that_comes_back(in_order: bool) -> None:
 
 
 @pytest.mark.parametrize("how", BEHAVIOURS)
-def test_a_hostile_node_fails_what_passes_it_and_nothing_else(how: str) -> None:
+def test_a_hostile_node_fails_only_the_traffic_that_it_relays(how: str) -> None:
     with ModelNetwork(5) as net:
         make_hostile(net[1], how)
 

@@ -90,7 +90,7 @@ def test_bytes_take_their_time_and_stay_in_order(reactor: Reactor, wires: Wires)
     assert reactor.now() == 2.0
 
 
-def test_what_is_held_comes_when_it_is_released(reactor: Reactor, wires: Wires) -> None:
+def test_held_bytes_arrive_when_released(reactor: Reactor, wires: Wires) -> None:
     alice, bob = connect(wires).ends
     wires.hold(ALICE, BOB)
     bob.write(b"held")
@@ -150,7 +150,7 @@ def test_connections_that_fail(reactor: Reactor, wires: Wires, case: str) -> Non
         reactor.run(timeout_after(10, wires.connect_from(ALICE)(BOB, 7000)))
 
 
-def test_an_observer_sees_what_leaves(reactor: Reactor, wires: Wires) -> None:
+def test_an_observer_sees_outgoing_records(reactor: Reactor, wires: Wires) -> None:
     seen: list[tuple[str, str, float, bytes]] = []
     wire = connect(wires)
     wires.observer = lambda passage: seen.append((passage.source, passage.target, passage.at_s, passage.data))

@@ -299,7 +299,7 @@ def test_sockets_of_both(open_bridge: Open) -> None:
     play(open_bridge, scene)
 
 
-def test_a_wake_from_a_coroutine_goes_by_post(open_bridge: Open) -> None:
+def test_a_wake_from_a_coroutine_uses_post(open_bridge: Open) -> None:
     async def scene(bridge: AsyncioBridge) -> None:
         signal = Signal()
 

@@ -68,7 +68,7 @@ def test_a_wrong_type_is_named(text: str, given: Any) -> None:
 
 @pytest.mark.parametrize("given", [None, 5, give, b"x"])
 @pytest.mark.parametrize("limit", [timeout_after, move_on_after])
-def test_a_limit_on_something_else_than_a_service_is_refused(limit: Any, given: Any, fake: Reactor) -> None:
+def test_a_time_limit_on_a_wrong_type_is_refused(limit: Any, given: Any, fake: Reactor) -> None:
     with pytest.raises(BadRequest, match="a service is a generator, got"):
         run(fake, limit(5, given))
     with pytest.raises(BadRequest, match="a service is a generator, got"):

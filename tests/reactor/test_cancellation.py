@@ -379,7 +379,7 @@ def test_a_late_thread_finds_no_waiter(fake: Reactor) -> None:
     assert fake.threads.running == 0
 
 
-def test_one_that_does_not_end_is_ended_by_force(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_that_ignores_cancellation_is_ended_by_force(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[str] = []
 
     def deaf() -> Service[None]:

@@ -158,7 +158,7 @@ def test_reset_under_a_waiting_reader(reactor: Reactor, ends: Ends) -> None:
     assert run(reactor, read_to_end(stream)) == (b"", "ECONNRESET")
 
 
-def test_reset_behind_data(reactor: Reactor, ends: Ends) -> None:
+def test_a_reset_after_data(reactor: Reactor, ends: Ends) -> None:
     stream, peer = ends
     peer.sendall(b"some")
     arrived(stream)

@@ -442,7 +442,7 @@ def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
 
 
 @pytest.mark.parametrize("kind", list(POLLERS))
-def test_a_reactor_leaves_nothing_behind(kind: str) -> None:
+def test_a_closed_reactor_releases_everything(kind: str) -> None:
     def service(stream: SocketStream) -> Service[None]:
         yield Spawn(ReadYield(stream).read())
         yield Spawn(sleep(100))

@@ -393,7 +393,7 @@ with Reactor() as reactor:
         (lambda: b"answer", "with `return`"),
     ],
 )
-def test_yielding_something_else_than_a_request_is_refused_with_a_hint(
+def test_yielding_a_wrong_type_is_refused_with_a_hint(
     nonsense: Callable[[], Any], advice: str, fake: Reactor
 ) -> None:
     def inner() -> Service[None]:
@@ -424,7 +424,7 @@ async def _coroutine() -> None: ...
         (_coroutine, "without `async`"),
     ],
 )
-def test_spawning_something_else_than_a_service_is_refused_with_a_hint(
+def test_spawning_a_wrong_type_is_refused_with_a_hint(
     nonsense: Callable[[], Any], advice: str, fake: Reactor
 ) -> None:
     with pytest.raises(BadRequest, match=advice):

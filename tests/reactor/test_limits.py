@@ -94,7 +94,7 @@ def test_ten_thousand_services(fake: Reactor) -> None:
     assert_clean(fake)
 
 
-def test_ten_thousand_are_cancelled_at_once(fake: Reactor) -> None:
+def test_ten_thousand_services_are_cancelled_together(fake: Reactor) -> None:
     def main() -> Service[None]:
         scope = Scope("many")
         for _ in range(MANY):

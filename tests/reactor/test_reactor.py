@@ -55,7 +55,7 @@ def test_nonsense_is_refused_in_the_service(fake: Reactor, nonsense: Any) -> Non
     assert run(fake, service()) == "goes on"
 
 
-def test_subclass_of_a_request_is_one(fake: Reactor) -> None:
+def test_a_subclass_of_a_request_is_accepted(fake: Reactor) -> None:
     class Doorbell(Signal):
         pass
 
@@ -318,7 +318,7 @@ def order_of(seed: int | None) -> list[int]:
     return order
 
 
-def test_the_order_is_first_come_or_that_of_the_seed() -> None:
+def test_the_order_is_first_come_or_given_by_the_seed() -> None:
     assert order_of(None) == [*range(6)] * 3
     assert order_of(1) == order_of(1)
     assert len({tuple(order_of(seed)) for seed in range(5)}) > 1

@@ -299,7 +299,7 @@ def test_one_at_a_time(fake: Reactor) -> None:
     fake.run(passes(2))
 
 
-def test_what_cannot_be_selected(fake: Reactor) -> None:
+def test_invalid_sources_of_a_select_are_refused(fake: Reactor) -> None:
     with pytest.raises(BadRequest, match="cannot select"):
         Select(FileDescriptor(0).readable)  # type: ignore[arg-type]
     with Reactor() as other:

@@ -371,7 +371,7 @@ def test_a_blocked_sender_is_served_before_later_ones(fake: Reactor) -> None:
     assert channel.receive_nowait() == 2
 
 
-def test_an_item_for_a_closed_loop_goes_back() -> None:
+def test_an_item_for_a_closed_loop_is_returned() -> None:
     channel: SharedChannel[int] = SharedChannel(1)
     with Reactor() as reactor:
         handle = reactor.spawn(channel.receive())

@@ -198,7 +198,7 @@ def test_a_service_that_never_yields_is_ended_by_the_second() -> None:
     assert "hog" in err or returned > 0
 
 
-def test_usr1_prints_what_each_waits_for() -> None:
+def test_usr1_prints_what_each_service_waits_for() -> None:
     text = """
         def main():
             channel = Channel(1, "orders")

@@ -402,7 +402,7 @@ def test_unix_sockets_carry_bytes_and_are_the_owners_alone(
     run(reactor, service())
 
 
-def test_a_loss_is_found_without_a_read_and_an_end_is_none(reactor: Reactor) -> None:
+def test_a_lost_connection_is_noticed_without_a_read_but_an_end_is_not_a_loss(reactor: Reactor) -> None:
     def service() -> Service[None]:
         with TcpListener("127.0.0.1", 0) as listener:
             near = yield from connect_tcp(*listener.address)

@@ -412,7 +412,7 @@ def test_two_that_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize("spawner", [Blocker(), ThreadPark()], ids=["Blocker", "ThreadPark"])
-def test_children_left_behind_are_cancelled(spawner: Blocker | ThreadPark) -> None:
+def test_unjoined_children_are_cancelled(spawner: Blocker | ThreadPark) -> None:
     seen: list[str] = []
 
     def child() -> Service[None]:

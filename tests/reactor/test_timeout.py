@@ -214,7 +214,7 @@ def test_swallowed_timeout_counts_once(fake: Reactor) -> None:
     assert_clean(fake)
 
 
-def test_fake_clock_goes_forward_only() -> None:
+def test_a_fake_clock_only_moves_forward() -> None:
     clock = FakeClock(5)
     clock.advance(1)
     clock.jump_to(3)

@@ -180,7 +180,7 @@ def test_a_tracer_may_remove_itself_during_a_call(fake: Reactor) -> None:
 SECRET = b"a secret payload"
 
 
-def test_the_dump_shows_what_each_waits_for_and_where(reactor: Reactor, pair: Pair) -> None:
+def test_the_dump_shows_what_each_service_waits_for_and_where(reactor: Reactor, pair: Pair) -> None:
     left, _ = pair
     channel = Channel[bytes](1, "orders")
     gate = threading.Event()
@@ -273,7 +273,7 @@ class HandMade(Generator[Any, Any, None]):
         raise error[0]
 
 
-def test_a_service_without_frames_is_described_as_far_as_it_goes(fake: Reactor) -> None:
+def test_a_service_without_frames_is_described_as_far_as_possible(fake: Reactor) -> None:
     def outer() -> Service[None]:
         yield from HandMade()
 

@@ -194,7 +194,7 @@ def test_the_second_message_is_missing() -> None:
     assert isinstance(result.error, Truncated)
 
 
-def test_what_cannot_be_chained() -> None:
+def test_invalid_chains_are_refused() -> None:
     for first in (IdentityR(), SizedWindowsR(WindowSizes(4))):
         with pytest.raises(BadParameter, match="ends by itself"):
             ChainExtRead(first, IdentityR())

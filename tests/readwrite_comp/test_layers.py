@@ -133,7 +133,7 @@ def test_corruption(name: str, content: bytes, position: int, mask: int, read_sp
 
 
 @given(name=layer_names, noise=st.binary(max_size=300), length=st.integers(0, 300))
-def test_noise_is_refused_or_read_but_nothing_else(name: str, noise: bytes, length: int) -> None:
+def test_random_bytes_are_refused_or_read(name: str, noise: bytes, length: int) -> None:
     """Random bytes cause documented errors only; the drivers fail on all others."""
     _, reader = LAYERS[name]()
     result = read_message(

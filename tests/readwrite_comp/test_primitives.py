@@ -167,7 +167,7 @@ def test_aead_in_place(data: bytes, flip: int | None) -> None:
     assert results[0] == results[1]
 
 
-def test_refusals_are_one_error(engine: Engine) -> None:
+def test_all_refusals_raise_the_same_error(engine: Engine) -> None:
     aead = engine.aead(bytes(32))
     sealed = bytearray(aead.seal(bytes(12), b"content", b"aad"))
     texts = set()

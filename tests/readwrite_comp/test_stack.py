@@ -357,7 +357,7 @@ def test_how_a_stack_ends(names: list[str], ends: Ending) -> None:
         assert writer.ends is reader.ends is ends
 
 
-def test_what_cannot_be_stacked() -> None:
+def test_invalid_stacks_are_refused() -> None:
     for kind in (MultiWExt, MultiRExt):
         with pytest.raises(BadParameter):
             kind([])

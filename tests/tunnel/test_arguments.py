@@ -337,7 +337,7 @@ NODES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize(("given", "kind", "word"), NODES.values(), ids=NODES.keys())
-def test_what_a_node_is_made_of_is_checked_at_once(given: Any, kind: Any, word: str) -> None:
+def test_arguments_of_a_node_are_checked_immediately(given: Any, kind: Any, word: str) -> None:
     """Otherwise the node would run, but others would refuse it, or `own` would protect nothing."""
     with Reactor() as reactor, pytest.raises(kind, match=word):
         Node(
@@ -350,13 +350,13 @@ def test_what_a_node_is_made_of_is_checked_at_once(given: Any, kind: Any, word: 
         )
 
 
-def test_a_thread_in_place_of_its_reactor_is_named() -> None:
+def test_a_thread_passed_for_its_reactor_is_named() -> None:
     with ReactorThread() as thread, pytest.raises(TypeError, match="ReactorThread: use its `reactor`"):
         Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("proxies", [(1, 1), (3, 1)])
-def test_a_given_route_that_visits_a_node_twice_is_named_as_such(
+def test_the_error_explains_that_a_given_route_visits_a_node_twice(
     net: LocalNetwork, proxies: tuple[int, ...]
 ) -> None:
     route = Route(tuple(net[index].id for index in proxies), net[3].id)

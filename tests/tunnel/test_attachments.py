@@ -110,7 +110,7 @@ def test_a_message_that_ends_early(count: int) -> None:
         (b"\x01\x01a" + (MAX_PIECE_BYTES + 1).to_bytes(4, "big"), "a piece of"),
     ],
 )
-def test_what_is_refused(message: bytes, what: str) -> None:
+def test_malformed_attachments_are_refused(message: bytes, what: str) -> None:
     for step in (1, 1000):
         with pytest.raises(MalformedMessage, match=what):
             parse(message, step)

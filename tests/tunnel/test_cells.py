@@ -67,7 +67,7 @@ def test_ping(is_answer: bool, token: bytes) -> None:
     assert (kind, number, parse_ping(payload)) == (CellType.PING, 0, (is_answer, token))
 
 
-def test_those_without_fields() -> None:
+def test_cells_without_fields() -> None:
     assert split(pack_fin(7)) == [(CellType.FIN, 7, b"")]
     assert split(pack_go_away()) == [(CellType.GOAWAY, 0, b"")]
     assert split(pack_peer_exchange(b"x")) == [(CellType.PEER_EXCHANGE, 0, b"x")]

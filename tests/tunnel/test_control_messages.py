@@ -191,7 +191,7 @@ def test_a_text_of_any_length_fits() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_make_a_reader_fail_in_another_way(data: bytes) -> None:
+def test_arbitrary_bytes_cause_only_documented_errors(data: bytes) -> None:
     for record in (QueryMessage, QueryOutcome, RouteRequest, Welcome, QueryProgress, PeerRecord, Route):
         with contextlib.suppress(ControlError):
             unpack(record, data)
@@ -250,7 +250,7 @@ def test_a_node_of_another_version_is_named_as_such() -> None:
 
 
 @given(json_values)
-def test_no_json_makes_a_reader_fail_in_another_way(value: Any) -> None:
+def test_arbitrary_json_causes_only_documented_errors(value: Any) -> None:
     for record, sample in (
         (QueryMessage, QueryMessage(OWN_ID)),
         (RouteRequest, RouteRequest(OWN_ID, 1, PROFILE)),

@@ -277,7 +277,7 @@ def test_unknown_flags_and_policies(kind: int, value: bytes) -> None:
     refused(signed(body_of([(k, value if k == kind else v) for k, v in plain_fields()])))
 
 
-def test_the_longest_is_longer_than_any_good_one() -> None:
+def test_an_oversized_descriptor_is_refused() -> None:
     assert "at most 478" in refused(bytes(479))
     assert "at most 478" in refused(b"mtun\x01" + bytes(10_000))
 

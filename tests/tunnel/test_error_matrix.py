@@ -269,7 +269,7 @@ def test_an_error_on_the_route_of_an_answer_reaches_bob(count: int) -> None:
     st.data(),
     st.text(max_size=300),
 )
-def test_every_status_of_a_frame_has_one_length_and_success_is_read_as_such(
+def test_every_status_of_a_frame_has_the_same_length_and_success_is_recognised(
     mode: ReplyMode,
     error_mode: ErrorMode,
     profile: Profile,

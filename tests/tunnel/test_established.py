@@ -22,7 +22,7 @@ DATA = INTERACTIVE.chunk_data_bytes
 MANY_KEYS = TunnelLimits(rekey_chunks=5, window_chunks=4, sub_streams=4)
 
 
-def test_hello_both_ways_and_then_keys_that_the_seed_does_not_give() -> None:
+def test_after_hello_the_keys_do_not_follow_from_the_seed() -> None:
     pair = Pair()
     assert not pair.send(pair.bob)  # Bob waits for Alice's HELLO
     assert pair.send(pair.alice)
@@ -236,7 +236,7 @@ def test_finishing_all_sub_streams_lets_a_tunnel_end() -> None:
     assert all(sub.has_ended for sub in subs)
 
 
-def test_both_give_up_at_once() -> None:
+def test_both_ends_give_up_simultaneously() -> None:
     pair = Pair()
     mine = pair.alice.open(ECHO)
     pair.settle()

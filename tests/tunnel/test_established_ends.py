@@ -51,7 +51,7 @@ def test_a_key_is_replaced_by_count_and_by_age() -> None:
     assert pair.settle() == 0  # nothing due, nothing sent
 
 
-def test_pad_keeps_a_tunnel_alive_and_is_not_sent_beside_something_else() -> None:
+def test_pad_keeps_an_idle_tunnel_alive_and_is_not_sent_with_other_traffic() -> None:
     pair = Pair()
     pair.settle()
     pair.alice.pad()

@@ -106,7 +106,7 @@ def test_nothing_waits_so_nothing_is_sent_and_nothing_noticed(timed: Timed) -> N
 
 @pytest.mark.parametrize("sender", ["alice", "bob"])
 @pytest.mark.parametrize("fault", ["paused", "swallowed", "swallowed on the way back"])
-def test_what_was_sent_into_silence_fails_in_time(timed: Timed, sender: str, fault: str) -> None:
+def test_a_message_into_silence_fails_in_time(timed: Timed, sender: str, fault: str) -> None:
     other = "bob" if sender == "alice" else "alice"
     if fault == "paused":
         timed.paused.add(other)
@@ -299,7 +299,7 @@ def test_a_first_link_that_takes_nothing(timed: Timed) -> None:
         end.look(8.0)
 
 
-def test_a_link_that_takes_a_chunk_now_and_then_is_slow_not_dead(timed: Timed) -> None:
+def test_a_link_with_occasional_chunks_counts_as_slow_not_dead(timed: Timed) -> None:
     """It takes one each six seconds: a message, then the probe that asks for it, and so on."""
     end, bob = timed.pair.alice, timed.pair.bob
     out = bytearray(timed.pair.geometry.chunk_bytes)
@@ -329,7 +329,7 @@ def test_a_node_that_was_itself_stopped_starts_over(timed: Timed) -> None:
     assert timed.pair.alice.silence.is_settled
 
 
-def test_content_behind_a_probe_is_asked_for_again(timed: Timed) -> None:
+def test_content_sent_after_a_probe_is_probed_again(timed: Timed) -> None:
     message(timed.pair.alice)
     timed.run(2)
     timed.paused.add("bob")
@@ -354,7 +354,7 @@ def hand(end: End = End.ALICE) -> RawEnd:
 
 
 @pytest.mark.parametrize("end", End)
-def test_a_flood_of_probes_has_one_answer_at_a_time(end: End) -> None:
+def test_a_flood_of_probes_gets_one_answer_at_a_time(end: End) -> None:
     raw = hand(end)
     for _ in range(1_000):
         raw.send(ChunkType.PAD, PADS[Pad.PROBE])
@@ -363,7 +363,7 @@ def test_a_flood_of_probes_has_one_answer_at_a_time(end: End) -> None:
     assert raw.take_all() == [(ChunkType.PAD, 0, 0, PADS[Pad.ANSWER])]
 
 
-def test_an_answer_goes_before_content() -> None:
+def test_an_answer_is_sent_before_content() -> None:
     raw = hand()
     message(raw.other)
     raw.send(ChunkType.PAD, PADS[Pad.PROBE])

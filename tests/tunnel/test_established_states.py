@@ -420,7 +420,7 @@ def test_a_flood_of_sub_streams_is_an_error() -> None:
     assert "limit of 4" in str(error)
 
 
-def test_opening_and_giving_up_at_once_does_not_get_round_the_limit() -> None:
+def test_opening_and_aborting_sub_streams_does_not_evade_the_limit() -> None:
     """As in HTTP/2's rapid reset: a sub-stream counts until this end's CLOSE has also been sent."""
     hand = raw(End.ALICE, limits=TunnelLimits(sub_streams=4))
     for number in (1, 3, 5, 7):
@@ -619,7 +619,7 @@ def test_the_documents_tables_are_those_of_the_code() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_what_opens_a_sub_stream_is_read_exactly(data: bytes) -> None:
+def test_the_opening_of_a_sub_stream_is_read_exactly(data: bytes) -> None:
     try:
         target, proof = unpack_open(data)
     except MalformedMessage:

@@ -71,7 +71,7 @@ def test_the_bytes_of_a_message() -> None:
 
 
 @given(st.one_of(st.binary(max_size=200), messages.map(ExchangeMessage.to_bytes)), st.data())
-def test_anything_else_is_refused_with_the_documented_error(payload: bytes, data: st.DataObject) -> None:
+def test_other_input_is_refused_with_the_documented_error(payload: bytes, data: st.DataObject) -> None:
     damaged = bytearray(payload)
     if damaged:
         damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
@@ -104,7 +104,7 @@ def test_of_equal_numbers_the_nodes_own_descriptor_wins() -> None:
     assert directory.lookup(one.node_id) == two
 
 
-def test_what_is_not_believed() -> None:
+def test_unusable_descriptors_are_not_learned() -> None:
     directory = make()
     assert learn(directory, make_keys("hidden").descriptor((), NOW_S, OPENSSL)) == 0
     private = make_keys("home").descriptor((Address("192.168.1.1", 1),), NOW_S, OPENSSL)
@@ -131,7 +131,7 @@ def test_a_forged_entry_is_refused_and_the_earlier_ones_are_kept(at: int) -> Non
     assert [each.node_id for each in directory] == [described(1).node_id]
 
 
-def test_expired_entries_go_and_configured_ones_stay() -> None:
+def test_expired_entries_are_dropped_and_configured_entries_stay() -> None:
     directory = make()
     directory.publish(described(1))
     for each in (described(2), described(3, 3600)):
@@ -140,7 +140,7 @@ def test_expired_entries_go_and_configured_ones_stay() -> None:
     assert {each.node_id for each in directory} == {described(1).node_id, described(3).node_id}
 
 
-def test_what_is_sent_to_a_neighbour() -> None:
+def test_a_neighbour_is_sent_only_reached_and_configured_nodes() -> None:
     """Its own descriptor, and nodes that it has reached or that its user configured: no hearsay."""
     directory, own, to = make(), described(0), described(9)
     directory.publish(own)
@@ -157,7 +157,7 @@ def test_what_is_sent_to_a_neighbour() -> None:
     assert client.signed not in directory.offer(client, to=to.node_id, now_s=NOW_S)
 
 
-def test_only_what_was_dialled_is_drawn_from() -> None:
+def test_routes_are_drawn_only_from_dialled_nodes() -> None:
     directory = make()
     learn(directory, described(1))
     directory.presented(described(2), source=b"s", own_id=ME, now_s=NOW_S)
@@ -213,7 +213,7 @@ def test_one_network_has_a_few_places_and_the_weight_of_one_node() -> None:
     assert directory.next_to_dial(NOW_S) is None, "its network is full: it is not even dialled"
 
 
-def test_a_dialled_node_is_there_when_it_tells_of_itself_with_the_key_that_answered() -> None:
+def test_a_dialled_node_is_reached_when_its_own_descriptor_names_the_answering_key() -> None:
     """The handshake proves the link key. An invented node may name that of a real one."""
     directory, real = make(), described(1)
     keys = make_keys("invented")
@@ -233,7 +233,7 @@ def test_a_dialled_node_is_there_when_it_tells_of_itself_with_the_key_that_answe
         directory.own_of(real, [forged])
 
 
-def test_a_node_that_has_dialled_this_one_owns_its_link_key() -> None:
+def test_a_dialling_node_owns_its_link_key() -> None:
     directory, keys = make(), make_keys("1")
     one = keys.descriptor((Address("60.1.1.1", 1),), NOW_S, OPENSSL)
     learn(directory, one)
@@ -246,7 +246,7 @@ def test_a_node_that_has_dialled_this_one_owns_its_link_key() -> None:
     assert not directory.owns_key(other_key), "signed later, and shown by nobody"
 
 
-def test_what_has_the_link_key_of_a_known_node_is_not_dialled() -> None:
+def test_a_descriptor_with_the_link_key_of_a_known_node_is_not_dialled() -> None:
     directory, real = make(), described(1)
     reach(directory, real)
     for number in range(20):
@@ -287,7 +287,7 @@ def test_a_clock_that_was_ahead_keeps_no_reached_node_longer() -> None:
     assert directory.sample() == []
 
 
-def test_a_full_table_keeps_what_was_reached() -> None:
+def test_a_full_table_keeps_reached_nodes() -> None:
     directory = make(limit=LIMIT)
     for number in range(LIMIT):
         reach(directory, described(number))
@@ -297,7 +297,7 @@ def test_a_full_table_keeps_what_was_reached() -> None:
     assert {each.node_id for each in directory.sample()} == {described(n).node_id for n in range(LIMIT)}
 
 
-def test_what_a_full_source_tells_is_not_verified() -> None:
+def test_descriptors_of_a_full_source_are_not_verified() -> None:
     """So the work for a stranger is bounded like the table."""
     directory = make()
     learn(directory, *(described(number) for number in range(PER_SOURCE + 2)), source=b"flood")

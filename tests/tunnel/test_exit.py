@@ -247,7 +247,7 @@ def test_slow_names_of_one_tunnel_do_not_hold_up_another(network: Dialled) -> No
     assert exit.open_connections == 0
 
 
-def test_a_look_up_counts_until_it_ends_also_when_its_connection_is_given_up(network: Dialled) -> None:
+def test_an_abandoned_look_up_counts_until_it_ends(network: Dialled) -> None:
     """Otherwise one tunnel would occupy the threads for look-ups of all."""
     answered = threading.Event()
     begun: list[str] = []

@@ -98,7 +98,7 @@ def test_a_rule_from_its_text(text: str, name: str | None, addresses: str | None
         ("allow a\0b", "letters, digits"),
     ],
 )
-def test_what_is_no_rule_is_named_with_what_was_expected(text: str, words: str) -> None:
+def test_a_malformed_rule_is_named_with_the_expected_form(text: str, words: str) -> None:
     with pytest.raises(BadArgument) as caught:
         ExitRules(["deny *", text])
     assert str(caught.value).startswith(f"exit rule {text!r}: ")
@@ -159,7 +159,7 @@ def test_the_first_rule_that_matches_decides(rules: list[str], expected: bool) -
     assert allows(rules, PUBLIC, name="www.example.org") is expected
 
 
-def test_a_rule_by_name_says_nothing_about_a_target_that_is_an_address() -> None:
+def test_a_rule_by_name_does_not_match_an_address() -> None:
     assert not allows(["allow *.example.org"], PUBLIC)
     assert allows(["deny *.example.org", "allow *"], PUBLIC)
 
@@ -323,7 +323,7 @@ def test_a_target_cannot_hold_other_characters(domain: str) -> None:
 
 
 @given(number=st.integers(0, 2**32 - 1), data=st.data())
-def test_what_the_system_reads_as_an_address_is_that_address_or_refused(
+def test_text_that_the_resolver_reads_as_an_address_becomes_that_address_or_is_refused(
     number: int, data: st.DataObject
 ) -> None:
     """Each textual form of an address that `inet_aton` knows is that address, or refused."""

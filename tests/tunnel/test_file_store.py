@@ -299,7 +299,7 @@ def test_a_refused_upload_does_not_remove_the_part_of_another(tmp_path: Path, la
 
 
 @pytest.mark.parametrize("name", ["a:b", "語" * 85, "ab" * 32])
-def test_what_the_file_system_cannot_hold_is_refused_before_the_content_arrives(
+def test_a_name_that_the_file_system_refuses_is_refused_before_the_content_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     store = FileStore(tmp_path)

@@ -35,7 +35,7 @@ UNREACHED = QueryFailed("could not connect to node 7f3a90c1", ErrorCode.NEXT_REF
         (TimedOut("opening"), "did not reach the target within 60 s (TIMEOUT)"),
     ],
 )
-def test_what_the_far_end_did_is_said_of_what_is_there(
+def test_the_text_names_the_far_end_and_its_failure(
     target: Target, end: str, error: Exception, words: str
 ) -> None:
     failed = failure_of(error, end_of(target))

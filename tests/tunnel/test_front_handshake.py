@@ -268,7 +268,7 @@ def test_a_refused_http_client(head: bytes, status: int, text: str) -> None:
     assert (b"\r\nProxy-Authenticate: Basic " in fields) == (status == 407)
 
 
-def test_the_longest_head_is_taken_and_one_byte_more_is_not() -> None:
+def test_a_head_of_the_longest_length_is_accepted_and_a_longer_head_refused() -> None:
     start, end = b"CONNECT site.test:443 HTTP/1.1\r\nname: ", b"\r\n\r\n"
     longest = start + b"x" * (HEAD_BYTES - len(start) - len(end)) + end
     assert isinstance(feed([longest + b"early"], Handshake())[-1], Request)
@@ -281,7 +281,7 @@ def test_a_long_head_is_refused_before_it_has_arrived() -> None:
         feed([b"CONNECT " + b"a" * (HEAD_BYTES - 8)], handshake)
 
 
-def test_nothing_behind_the_longest_head_changes_the_refusal() -> None:
+def test_bytes_after_the_longest_head_do_not_change_the_refusal() -> None:
     head = b"CONNECT " + b"a" * HEAD_BYTES
     assert refused(head + b"\n").reply == refused(head).reply
 

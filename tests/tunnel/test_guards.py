@@ -120,7 +120,7 @@ def test_a_guard_is_dropped_after_a_week_of_absence() -> None:
     assert gone not in {guard.node_id for guard in guards}
 
 
-def test_what_a_draw_leaves_out_becomes_no_guard_and_a_guard_stays_one() -> None:
+def test_excluded_nodes_never_become_guards_and_guards_stay() -> None:
     """One machine may answer for many identities; `crowd` has all but one of them."""
     left_out = set(sorted(IDS)[:20])
     for seed in range(20):
@@ -171,7 +171,7 @@ def test_damaged_states_are_refused_or_are_states(made: list[Guard], data: st.Da
         Guards.from_bytes(bytes(state))
 
 
-def test_a_state_that_names_one_twice_is_refused() -> None:
+def test_a_guard_state_with_a_duplicate_node_is_refused() -> None:
     entry = Guards([Guard(b"i" * 32, 1, 2)]).to_bytes()[6:]
     with pytest.raises(KeyFileError, match="twice"):
         Guards.from_bytes(b"mtgd\x01\x02" + entry * 2)

@@ -371,7 +371,7 @@ def test_an_expired_descriptor_is_refused() -> None:
 
 
 @pytest.mark.parametrize("signed", [b"", b"x", bytes(300), bytes(478)], ids=len)
-def test_something_else_in_place_of_the_descriptor(signed: bytes) -> None:
+def test_a_wrong_type_instead_of_the_descriptor_is_refused(signed: bytes) -> None:
     refused_final(replace(descriptor_of(ALICE), signed=signed))
 
 

@@ -118,7 +118,7 @@ def test_an_open_file_is_replaced_by_a_private_one(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["k"]
 
 
-def test_a_symbolic_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_in_the_path_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("innocent")
     (tmp_path / "k.new").symlink_to(victim)

@@ -84,7 +84,7 @@ def refusal(wire: bytes) -> LayerError:
     return error
 
 
-def test_chunks_made_by_hand_are_those_of_the_writer() -> None:
+def test_hand_made_chunks_equal_those_of_the_writer() -> None:
     assert message_of((END, NO_BLOCKS + b"hello", True)) == written(writer(), b"hello")
     first = NO_BLOCKS + b"x" * (DATA - 4)
     assert message_of((MSG, first, False), (END, b"y", True)) == written(writer(), b"x" * (DATA - 4) + b"y")

@@ -175,7 +175,7 @@ def test_many_control_cells_take_as_few_records_as_they_fill() -> None:
     assert link.b.streams == 1024
 
 
-def test_a_write_behind_more_control_cells_than_the_buffer_takes() -> None:
+def test_a_write_after_more_control_cells_than_the_buffer_holds() -> None:
     """OPEN is sent first even if a thousand of them wait and the record has no padding for any."""
     link = Link.make()
     streams = [link.a.open(Profile(GEOMETRIES[4])) for _ in range(200)]
@@ -190,7 +190,7 @@ def test_a_write_behind_more_control_cells_than_the_buffer_takes() -> None:
     assert all(link.b.table.streams[stream.id].unread_bytes for stream in streams)
 
 
-def test_a_piece_is_taken_only_whole_and_counts_like_any_reading() -> None:
+def test_a_piece_is_taken_only_whole_and_is_counted_like_a_read() -> None:
     link = Link.make()
     stream, twin = joined(link, MIDDLE)
     write_all(stream, bytes(MIDDLE.geometry.header_bytes))
@@ -288,7 +288,7 @@ def test_a_turn_without_credit_passes_on() -> None:
     assert len(link.a.sender.turns) == 0
 
 
-def test_windows_grow_only_as_far_as_the_link_has_it() -> None:
+def test_windows_grow_only_within_the_limit_of_the_link() -> None:
     window = MIDDLE.geometry.window_bytes
     for budget, expected in ((2 * window - 1, window), (2 * window, 2 * window)):
         link = Link.make(limits=MuxLimits(window_bytes=budget))

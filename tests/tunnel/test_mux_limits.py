@@ -35,7 +35,7 @@ def open_cell(number: int, profile: Profile = SMALL) -> bytes:
     return cell(T.OPEN, number, bytes([1, profile.byte, 0, 0, 0, 0]))
 
 
-def test_late_content_is_ignored_as_far_as_there_was_credit() -> None:
+def test_late_content_is_ignored_within_its_former_credit() -> None:
     peer = RawPeer.make(is_dialler=True)
     peer.say(open_cell(2), cell(T.DATA, 2, bytes(500)))
     stream = peer.mux.accept_nowait()
@@ -76,7 +76,7 @@ def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
     assert listens.mux.error is None
 
 
-def test_a_flood_of_control_cells_leaves_nothing_behind() -> None:
+def test_memory_is_released_after_a_flood_of_control_cells() -> None:
     """A peer that never reads: whatever it sends, little is stored."""
     peer = RawPeer.make(is_dialler=True)
     peer.say(open_cell(2))
@@ -145,7 +145,7 @@ def test_the_stream_that_has_waited_longest_pays_for_the_nodes_memory() -> None:
     assert budget.used_bytes == 0
 
 
-def test_content_that_was_evicted_does_not_end_like_a_whole_message() -> None:
+def test_evicted_content_does_not_look_like_a_complete_message() -> None:
     budget = Budget(100_000)
     link = Link.make(budget=budget)
     stream, twin = joined(link, MIDDLE)
@@ -161,7 +161,7 @@ def test_content_that_was_evicted_does_not_end_like_a_whole_message() -> None:
 
 
 @pytest.mark.full
-def test_a_thousand_streams_one_of_which_is_never_read() -> None:
+def test_a_thousand_streams_and_an_unread_stream() -> None:
     """All others complete, and the memory of the link is counted throughout."""
     budget = Budget(8 << 20)
     link = Link.make(budget=budget)

@@ -27,7 +27,7 @@ T = CellType
 MIDDLE = Profile(DEFAULT)
 
 
-def test_padding_is_a_record_like_any_other_and_changes_nothing() -> None:
+def test_padding_looks_like_any_record_and_has_no_effect() -> None:
     link = Link.make()
     stream, twin = joined(link)
     for units in (1, 16, 63):
@@ -161,7 +161,7 @@ def test_one_peer_exchange_is_sent_at_a_time() -> None:
             link.a.send_exchange(payload)
 
 
-def test_numbers_run_out_like_places() -> None:
+def test_running_out_of_stream_numbers_is_refused_like_running_out_of_streams() -> None:
     link = Link.make(limits=MuxLimits(peer_max_streams=2))
     assert link.a.can_open
     for _ in range(2):

@@ -231,7 +231,7 @@ def test_malformed_records_end_the_link(wire: bytes) -> None:
     assert peer.mux.error is not None
 
 
-def test_credit_beyond_what_there_may_be_ends_the_stream() -> None:
+def test_excessive_credit_ends_the_stream() -> None:
     peer = RawPeer.make(is_dialler=True)
     stream = peer.mux.open(SMALL)
     peer.heard()

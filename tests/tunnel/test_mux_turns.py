@@ -51,7 +51,7 @@ def test_as_many_are_woken_as_fit_in_the_order_in_which_they_came() -> None:
     assert woken(streams) == streams[3:4]
 
 
-def test_a_writer_that_has_written_queues_behind_those_that_wait() -> None:
+def test_a_writer_goes_to_the_end_of_the_queue_after_its_write() -> None:
     turns, (first, second) = WriteScheduler(), writers(2)
     assert not turns.admits(first, PIECE, 0)
     assert not turns.admits(second, PIECE, 0)

@@ -176,7 +176,7 @@ def test_idle_links_beyond_those_kept_end() -> None:
 
 
 @given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6))
-def test_of_links_dialled_at_once_both_sides_keep_the_same(k: int, low: int, high: int) -> None:
+def test_both_sides_keep_the_same_of_simultaneous_links(k: int, low: int, high: int) -> None:
     """Each side sees all links, in its own order, and both choose the same ones to end."""
     policy = replace(POOLED, links=k)
     names = [("low", number) for number in range(low)] + [("high", number) for number in range(high)]

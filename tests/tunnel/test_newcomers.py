@@ -42,7 +42,7 @@ def test_a_crowd_of_one_network_never_displaces_another(has_spoken: bool) -> Non
         assert len(places) == LIMIT
 
 
-def test_who_has_spoken_stays_before_those_that_have_not() -> None:
+def test_connections_with_a_first_message_outlast_silent_connections() -> None:
     places = full_of([FLOOD])
     honest, _ = come(places)  # from the flooding host itself
     honest.has_spoken = True
@@ -78,7 +78,7 @@ def test_neither_kind_crowds_out_the_other(crowd_has_spoken: bool, others_have_s
         assert honest in places
 
 
-def test_not_always_the_oldest_goes() -> None:
+def test_the_displaced_connection_is_not_always_the_oldest() -> None:
     """Or a flood would know when its own turn comes, and renew in time."""
     ages = set()
     for seed in range(30):
@@ -90,7 +90,7 @@ def test_not_always_the_oldest_goes() -> None:
     assert ages == {0, 1, 2, 3}, "a random one of the older half"
 
 
-def test_one_who_lost_its_place_is_removed_once_more_without_harm() -> None:
+def test_removing_a_displaced_connection_again_has_no_effect() -> None:
     places = Newcomers(1, rng=random.Random(1))
     first, _ = come(places)
     second, loser = come(places)
@@ -120,7 +120,7 @@ def test_a_flood_from_everywhere_pays_too() -> None:
     assert all(bits[CALM_PER_S:4_096])
 
 
-def test_what_counts_as_one_source() -> None:
+def test_addresses_that_count_as_one_source() -> None:
     assert host_group("2a00:1:2:3::1") == host_group("2a00:1:2:3:ffff::9") != host_group("2a00:1:2:4::1")
     assert host_group("8.8.8.8") == host_group("::ffff:8.8.8.8") != host_group("8.8.8.9")
     assert PUBLIC.network("8.8.8.8") == PUBLIC.network("8.8.9.9") != PUBLIC.network("8.9.8.8")

@@ -74,7 +74,7 @@ def test_idle_own_links_beyond_half_make_room() -> None:
     assert contested(links, LIMIT, NOW_S) == links[LIMIT // 2 :]
 
 
-def test_an_idle_link_goes_before_a_busy_one_and_the_least_used_first() -> None:
+def test_idle_links_are_displaced_first_starting_with_the_least_used() -> None:
     busy = [Link(b"crowd") for _ in range(10)]
     idle = [Link(bytes([n]), streams=0, used_s=NOW_S - n) for n in range(5)]
     assert choose_loser(busy + idle, random.Random(1)) is idle[-1]

@@ -66,7 +66,7 @@ def test_further_users_wait_in_order(reactor: Reactor) -> None:
     reactor.run(play())
 
 
-def test_more_than_may_wait_fail_at_once(reactor: Reactor) -> None:
+def test_queries_beyond_the_waiting_limit_fail_immediately(reactor: Reactor) -> None:
     users = Users(1, most_waiting=2)
 
     def play() -> Service[None]:
@@ -79,7 +79,7 @@ def test_more_than_may_wait_fail_at_once(reactor: Reactor) -> None:
     reactor.run(play())
 
 
-def test_who_waits_is_patient_while_others_end(reactor: Reactor) -> None:
+def test_the_waiting_limit_counts_from_the_last_end(reactor: Reactor) -> None:
     users = Users(1)
 
     def play() -> Service[None]:

@@ -93,7 +93,7 @@ def test_opening_happens_in_the_callers_buffer() -> None:
 
 
 @given(st.integers(0, 8 * (3 * UNIT_BYTES - HEAD_BYTES) - 1), st.sampled_from(ENGINES))
-def test_any_flipped_bit_behind_the_head(bit: int, engine: TunnelEngine) -> None:
+def test_any_flipped_bit_after_the_head(bit: int, engine: TunnelEngine) -> None:
     record = bytearray(sealed_by(RecordSealer(KEY, OPENSSL), 3))
     record[HEAD_BYTES + bit // 8] ^= 1 << bit % 8
     view = memoryview(record)

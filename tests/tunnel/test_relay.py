@@ -108,7 +108,7 @@ def test_every_chunk_passes_once_and_in_order(capacity: int, chunks: int) -> Non
 
 
 @pytest.mark.parametrize("whole", [1, 39, 40])
-def test_chunks_in_one_piece_and_cut_ones_follow_each_other(whole: int) -> None:
+def test_whole_and_split_chunks_alternate(whole: int) -> None:
     content = b"".join(bytes([255, i]) + bytes(CHUNK - 2) for i in range(40))
     expected = b"".join(bytes([i, i]) + bytes(CHUNK - 2) for i in range(40))
     with Reactor(clock=FakeClock()) as reactor:

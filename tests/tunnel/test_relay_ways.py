@@ -221,7 +221,7 @@ def test_bytes_order_and_credit_are_right(most_passes: int, seed: int) -> None:
         assert most_passes or not frame.passed
 
 
-def test_a_chunk_that_meets_room_takes_the_short_way_and_others_do_not() -> None:
+def test_only_a_whole_chunk_with_room_ahead_skips_the_queue() -> None:
     with Reactor(clock=FakeClock()) as reactor:
         proxy = Proxy(reactor)
         frame = Frame(proxy)

@@ -232,7 +232,7 @@ inserts = st.lists(
 
 
 @given(inserts, st.integers(0, 5 * HOUR), inserts)
-def test_a_restored_table_behaves_as_the_kept_one(
+def test_a_restored_table_behaves_like_the_original(
     before: list[tuple[int, int, bytes]], pause_s: int, after: list[tuple[int, int, bytes]]
 ) -> None:
     def put(table: ReplayTable, calls: list[tuple[int, int, bytes]], now_s: float) -> list[str]:

@@ -50,7 +50,7 @@ def test_more_hops_than_peers(hops: int) -> None:
         choose(PEERS, hops)
 
 
-def test_unlisted_nodes_and_those_without_the_profile_are_passed_over() -> None:
+def test_unlisted_nodes_and_nodes_without_the_profile_are_skipped() -> None:
     peers = [peer(1), peer(2, unlisted=True), peer(3, profiles=(2,)), peer(4)]
     assert set(choose(peers, 2).proxies) == {peer(1).node_id, peer(4).node_id}
     with pytest.raises(BadRoute):

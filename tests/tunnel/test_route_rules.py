@@ -243,7 +243,7 @@ HOUR_S = 3600
 
 
 @given(st.booleans(), st.booleans(), st.integers(1, 4), st.integers(0, 2**32))
-def test_nodes_of_the_same_owner_are_in_no_way(
+def test_nodes_of_the_same_owner_are_in_no_route(
     is_local: bool, has_neighbour: bool, hops: int, seed: int
 ) -> None:
     """Neither the given nodes nor the family, in any place: proxies, guards, reply paths."""

@@ -41,7 +41,7 @@ def test_the_engine_makes_every_file_again(engine: TunnelEngine) -> None:
     assert build_all(engine) == SCENARIOS
 
 
-def test_there_are_good_and_bad_ones_of_each_kind() -> None:
+def test_each_kind_has_valid_and_invalid_scenarios() -> None:
     assert {scenario["kind"] for scenario in SCENARIOS.values()} == set(KINDS)
     for kind in KINDS:
         outcomes = {SCENARIOS[name]["expect"] for name in of_kind(kind)}

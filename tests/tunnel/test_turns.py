@@ -93,7 +93,7 @@ def test_the_first_header_of_another_source_waits_for_one_turn(links: int) -> No
 
 
 @pytest.mark.parametrize("kind", ["valid", "garbage"])
-def test_nor_does_it_wait_for_others_of_its_own_source(kind: str) -> None:
+def test_an_honest_peer_does_not_wait_for_a_crowd_of_its_network(kind: str) -> None:
     """A thousand links of one network, where an honest peer lives too."""
     crowd, weights = flood(), {b"network": 1.0}
     crowd.spend_the_burst()
@@ -141,7 +141,7 @@ def test_known_neighbours_come_before_others() -> None:
     assert Counter(crowd.given)[b"known"] == pytest.approx(PER_S, rel=0.05), "half, beside eight others"
 
 
-def test_who_leaves_takes_no_turn() -> None:
+def test_a_departed_waiter_takes_no_turn() -> None:
     crowd = flood()
     crowd.spend_the_burst()
     gone, stays = crowd.want(b"a"), crowd.want(b"b")

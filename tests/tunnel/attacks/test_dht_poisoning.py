@@ -89,7 +89,7 @@ def test_invented_nodes_are_hearsay_of_one_source() -> None:
 
 
 @pytest.mark.parametrize("kind", ["wrong signature", "oversized", "empty"])
-def test_values_that_are_no_descriptors_do_not_hide_the_honest_one(kind: str) -> None:
+def test_junk_values_do_not_hide_the_honest_descriptor(kind: str) -> None:
     """They lie before it, and are more than one answer of the hash table may hold."""
     dht, honest, draw = FakeDht(), described(), random.Random(1)
     bad = junk(draw)

@@ -101,7 +101,7 @@ def test_a_chunk_before_hello(kind: ChunkType, end: End) -> None:
     assert not hand.take_all()
 
 
-def test_chunks_from_before_a_rekey_repeated_behind_it() -> None:
+def test_chunks_from_before_a_rekey_are_refused_after_it() -> None:
     """The counter starts at 0 again, so only the new key makes old chunks invalid."""
     limits = TunnelLimits(rekey_chunks=4)
     recorded = Pair(limits=limits)

@@ -38,7 +38,7 @@ def test_the_victims_descriptor_under_the_attackers_signature() -> None:
     assert caught.value.code is ErrorCode.BAD_CONTENT
 
 
-def test_a_claim_that_bob_recorded_serves_him_nowhere_else() -> None:
+def test_a_recorded_claim_cannot_be_used_at_another_node() -> None:
     """Bob has a valid claim of Alice's. He uses it in his own query to a third node."""
     cast, third = parts()
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)

@@ -55,7 +55,7 @@ def test_erased_keys_open_nothing_that_was_recorded(tmp_path: Path) -> None:
                 open_header(header, SMALL, all_keys(keys), engine=ring.engine)
 
 
-def test_a_seized_proxy_opens_no_content_even_at_once() -> None:
+def test_a_seized_proxy_cannot_open_content_even_immediately() -> None:
     """Content is sealed end to end: a proxy's seeds give only layers."""
     cast = cast_of(4)
     done = exchange(cast, ReplyMode.ROUTE, b"secret" * 500, [b"answer"], profile=SMALL)

@@ -146,7 +146,7 @@ def _expect_no_tag(right: list[list[bytes]], seen: list[list[bytes]], number: in
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_at_each_hop_of_a_query_tells_no_later_hop_anything(profile: Profile, name: str) -> None:
+def test_a_change_at_a_hop_reveals_nothing_to_later_hops(profile: Profile, name: str) -> None:
     """Every pair of hops. Two frames with the same change show their accomplices no common difference."""
     done = query(profile)
     links = [on_link(done, link) for link in range(PROXIES + 1)]

@@ -68,7 +68,7 @@ def test_proofs_that_are_none_are_refused_alike(engine: TunnelEngine, proof: byt
         Claim(BINDING, TARGET, proof).check(engine, frozenset([proof[:32], LISTED.public(engine)]))
 
 
-def test_the_right_proof_is_taken_and_only_for_its_own_binding_and_target() -> None:
+def test_a_proof_is_valid_only_for_its_binding_and_target() -> None:
     proof, clients = LISTED.proof(OPENSSL, BINDING, TARGET), frozenset([LISTED.public(OPENSSL)])
     Claim(BINDING, TARGET, proof).check(OPENSSL, clients)
     for claim in (Claim(b"", TARGET, proof), Claim(b"c" * 32, TARGET, proof), Claim(BINDING, b"", proof)):

@@ -129,7 +129,9 @@ def assert_bounded(net: LocalNetwork, attack: Callable[[], Service[None]]) -> No
 
 @pytest.mark.parametrize("ask", [ask_in_messages, ask_in_sub_streams])
 @pytest.mark.parametrize("geometry", [DEFAULT, BULK, STREAM, INTERACTIVE], ids=lambda each: each.name)
-def test_a_reader_that_stops_at_once(net: LocalNetwork, geometry: Any, ask: Callable[[Core], None]) -> None:
+def test_a_reader_that_stops_immediately(
+    net: LocalNetwork, geometry: Any, ask: Callable[[Core], None]
+) -> None:
     attacker = Attacker(net, looped(net, Profile(geometry), geometry.max_proxies, net[1], Command.DEST))
 
     def attack() -> Service[None]:
