@@ -21,7 +21,7 @@ from tunnel.config.kinds import parse_size
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ConfigError, KeyFileError, PeerError, ProfileError, ReplayFileError, StateError
 from tunnel.geometry import Profile
-from tunnel.identity.client_key import ClientKey
+from tunnel.identity.client_key import LEAST_SECRET_BYTES, ClientKey
 from tunnel.identity.descriptor import Address
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
@@ -152,6 +152,15 @@ def client_key_file(given: Input) -> None:
     key = ClientKey.load(path)
     assert len(key.seed) == 32
     assert len(key.proof(ENGINE, bytes(32), b"target")) == 96
+
+
+@target(KeyFileError, StateError, most_bytes=1100)
+def secret_file(given: Input) -> None:
+    """A secret that clients share: one line of text, long enough. Making its key takes 50 ms."""
+    text = given.rest()
+    key = ClientKey.load_secret(_file("secret", text))
+    assert len(text.strip()) >= LEAST_SECRET_BYTES
+    assert len(key.seed) == 32
 
 
 @target(KeyFileError, most_bytes=2048)

@@ -159,20 +159,26 @@ class _Taken(InnerService):
 _TYPES = [bytes([each]) for each in b"0512xgLKSVM67"]  # regular, folder, links, and extended headers
 
 
+def _blocks(data: bytes) -> list[bytearray]:
+    return [bytearray(data[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK)]
+
+
 def _member(given: Input) -> bytes:
     """One member of an archive: a header of `tarfile`, perhaps with a number replaced, and content."""
-    info = tarfile.TarInfo(given.one_of(["a", "a/b", "../a", "/a", "a/../b", "c/d/e"]))
+    info = tarfile.TarInfo(
+        given.one_of(["a", "a/b", "../a", "/a", "a/../b", "c/d/e", "/".join("d" * given.number(1, 900))])
+    )
     info.type = given.one_of(_TYPES)
     info.linkname = given.one_of(["", "a", "../a", "../../a", "/etc", "b/.."])
     content = given.some(200)
     info.size = len(content)
-    header = bytearray(info.tobuf())
+    *extended, header = _blocks(info.tobuf())
     if given.flag():  # size, time or mode: any number, also a negative one in base 256
         start, length = given.one_of([(124, 12), (136, 12), (100, 8), (386, 12), (483, 12)])
         header[start : start + length] = given.take(length)
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + content.ljust(-(-len(content) // _BLOCK) * _BLOCK, b"\0")
+    return b"".join(extended) + header + content.ljust(-(-len(content) // _BLOCK) * _BLOCK, b"\0")
 
 
 @target(LocalTunnelError, OSError, most_bytes=4096)

@@ -14,6 +14,7 @@ An archive may come from a stranger, so unpacking trusts nothing in it:
   length of a header is limited.
 * Each entry must begin after the previous one. A negative length would lead back to an earlier entry, in an
   endless loop.
+* Folders are nested up to a limit, because Python makes and removes them by recursion.
 * Python's own extraction filter is not used, because it has holes in Python releases that are still in use.
 """
 
@@ -37,6 +38,7 @@ from tunnel.errors import LocalTunnelError
 __all__ = ["pack_folder", "unpack_archive", "unreadable_entries"]
 
 _MOST_HEADER_BYTES: Final = 1 << 20
+_MOST_LEVELS: Final = 200
 _COPY_BYTES: Final = 1 << 18
 
 
@@ -210,6 +212,8 @@ def _bad_name(name: PurePosixPath) -> str:
         return "a name that leads out of the folder"
     if any(unicodedata.category(char) == "Cc" for char in str(name)):
         return "a name with control characters"
+    if len(name.parts) > _MOST_LEVELS:
+        return f"more than {_MOST_LEVELS} folders in each other"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Archives by hand, with members of negative length, which `tarfile` reads but does not write."""
+"""Archives with members of negative length, which `tarfile` reads and does not write, and of many levels."""
 
 from __future__ import annotations
 
@@ -48,3 +48,25 @@ def test_an_extended_header_with_a_negative_length_ends(tmp_path: Path, record: 
     path.write_bytes(2 * header_of(tarfile.DIRTYPE) + 2 * (extended + header_of(b"V")) + bytes(1_024))
     with contextlib.suppress(LocalTunnelError):
         assert len(unpack_archive(path, tmp_path / "target")) <= 2
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE], ids=repr)
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_folders_deeper_than_python_removes_are_not_made(tmp_path: Path, is_cut: bool, kind: bytes) -> None:
+    """`shutil.rmtree` would raise RecursionError, and leave them."""
+    path, target = tmp_path / "x.tar", tmp_path / "target"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for depth in range(200, 1_901, 100):
+            member = tarfile.TarInfo("/".join("a" * depth))
+            member.type, member.linkname = tarfile.DIRTYPE, "b"
+            tar.addfile(member)
+        member.type = kind
+        tar.addfile(member)
+    if is_cut:
+        path.write_bytes(path.read_bytes().rstrip(b"\0"))
+        with pytest.raises(LocalTunnelError):
+            unpack_archive(path, target)
+    else:
+        assert len(unpack_archive(path, target)) == 18
+        assert sum(1 for _ in target.rglob("*")) == 199
+    assert not list(tmp_path.glob(".*"))
