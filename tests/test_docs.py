@@ -129,6 +129,7 @@ def test_the_table_of_codes_is_that_of_the_code() -> None:
         )
         assert row["who sends it"]
         assert row["again?"] == ("yes" if entry.may_pass else "no")
+        assert row["suspects"] == entry.suspects
 
 
 def test_the_lengths_of_a_status() -> None:

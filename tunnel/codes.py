@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 
-__all__ = ["CODES", "CodeRow", "ErrorCode", "Location", "Report", "clock_text", "short"]
+__all__ = ["CODES", "CodeRow", "ErrorCode", "Location", "Report", "Suspects", "clock_text", "short"]
 
 
 class ErrorCode(IntEnum):
@@ -40,6 +40,7 @@ class ErrorCode(IntEnum):
     TARGET_NOT_ALLOWED = 17
     TARGET_UNREACHABLE = 18
     TARGET_REFUSED = 19
+    BAD_REQUEST = 20
 
 
 class Location(StrEnum):
@@ -49,6 +50,17 @@ class Location(StrEnum):
     HOST = "this host"
     RELAY = "a relay"
     FAR_END = "the far end"
+
+
+class Suspects(StrEnum):
+    """The nodes of which at least one is at fault when a node reports a code about itself.
+
+    The reporting node is always among them, so nobody can accuse others without accusing himself.
+    """
+
+    REPORTER = "itself"
+    BEFORE = "up to it"  # what has arrived there was changed or cut off on the way
+    ROUTE = "all"  # a node before it may have kept what was to come, or a node behind it the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class CodeRow:
         advice: what to do.
         may_pass: whether another attempt can help when the destination itself reports the code: a fault of
             the way or of the moment. If not, the destination has refused, and would again.
+        suspects: the nodes that may have caused it.
     """
 
     did: str
@@ -69,6 +82,7 @@ class CodeRow:
     location: Location
     advice: str
     may_pass: bool
+    suspects: Suspects = Suspects.REPORTER
 
 
 CODES = {
@@ -132,6 +146,7 @@ CODES = {
         Location.RELAY,
         "retry; for slow services raise `Limits.idle_s` (all nodes) and `idle_s` (the query)",
         may_pass=True,
+        suspects=Suspects.ROUTE,
     ),
     ErrorCode.TRUNCATED: CodeRow(
         "received an incomplete message",
@@ -139,15 +154,15 @@ CODES = {
         Location.RELAY,
         "an earlier node is faulty or hostile. Choose another route",
         may_pass=True,
+        suspects=Suspects.BEFORE,
     ),
     ErrorCode.BAD_CONTENT: CodeRow(
         "received content that is malformed or was changed",
-        "a chunk that does not open or is malformed, or a request that Bob's service cannot read",
+        "a chunk that does not open or is malformed",
         Location.RELAY,
-        "if the destination reports it: does the request have the form that its service expects, or the name "
-        "of a service (`service=`) if it offers several? Else a node or link of the route changed the "
-        "content: choose another route",
-        may_pass=False,
+        "a node or link of the route changed the content: choose another route",
+        may_pass=True,
+        suspects=Suspects.BEFORE,
     ),
     ErrorCode.UNSUPPORTED: CodeRow(
         "does not know the profile",
@@ -215,6 +230,14 @@ CODES = {
         "nothing listens on that port: correct the address or the port",
         may_pass=False,
     ),
+    ErrorCode.BAD_REQUEST: CodeRow(
+        "cannot read this request",
+        "Bob's service cannot read the request, which has arrived unchanged",
+        Location.FAR_END,
+        "does the request have the form that its service expects, or the name of a service (`service=`) if "
+        "it offers several?",
+        may_pass=False,
+    ),
 }
 
 
@@ -276,8 +299,13 @@ class Report:
         """Indices of nodes of which at least one failed. Avoid them in the next route."""
         if self.suspects or self.succeeded or self.hop is None:
             return self.suspects
-        both = self.about_next and self.hop + 1 < len(self.route)
-        return (self.hop, self.hop + 1) if both else (self.hop,)
+        if self.about_next and self.hop + 1 < len(self.route):
+            return self.hop, self.hop + 1
+        # Without a reason (error mode `xor`) only its author is known.
+        who = Suspects.REPORTER if self.code is None or self.about_next else CODES[self.code].suspects
+        if who is Suspects.ROUTE:
+            return tuple(range(len(self.route)))
+        return tuple(range(self.hop + 1)) if who is Suspects.BEFORE else (self.hop,)
 
     @property
     def blamed_ids(self) -> tuple[bytes, ...]:

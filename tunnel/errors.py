@@ -26,6 +26,7 @@ __all__ = [
     "BadRoute",
     "BadSignature",
     "CannotListen",
+    "ChangedContent",
     "ConfigError",
     "ControlError",
     "CryptoError",
@@ -61,6 +62,7 @@ __all__ = [
     "TunnelError",
     "TunnelSilent",
     "TunnelStopped",
+    "UnreadableRequest",
 ]
 
 
@@ -258,6 +260,19 @@ class MalformedMessage(PeerError):
     """Content does not open or is malformed: found by Bob, or by Alice in a reply."""
 
     code = ErrorCode.BAD_CONTENT
+
+
+class ChangedContent(MalformedMessage):
+    """A frame or its receipts: changed on the way, or made by a sender that breaks the rules.
+
+    What a service cannot read is a plain `MalformedMessage`: it has arrived as it was sent.
+    """
+
+
+class UnreadableRequest(PeerError):
+    """Bob's service cannot read the request."""
+
+    code = ErrorCode.BAD_REQUEST
 
 
 class TargetNotAllowed(PeerError):

@@ -144,7 +144,7 @@ def test_a_failed_query_raises_where_its_reply_is_read(kind: str, net: LocalNetw
             yield lambda: reply.read()
         with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED"):
             yield lambda: client.query(net[4].id, b"x", service="unknown", hops=1)
-        with pytest.raises(QueryFailed, match="BAD_CONTENT"):
+        with pytest.raises(QueryFailed, match="BAD_REQUEST"):
             yield lambda: client.query(net[4].id, b"\0x", hops=1)
         return caught.value.code
 
@@ -408,7 +408,7 @@ def test_threads_limit_the_time_to_open_a_tunnel(net: LocalNetwork) -> None:
 def test_a_query_without_a_service_name_explains_how_to_give_it(net: LocalNetwork, content: bytes) -> None:
     with pytest.raises(QueryFailed, match=r"does not begin with the name of a service.*service=") as caught:
         Client(net[0]).query(net[4].id, content, hops=1).result(PATIENCE_S)
-    assert caught.value.code is ErrorCode.BAD_CONTENT
+    assert caught.value.code is ErrorCode.BAD_REQUEST
 
 
 @pytest.mark.parametrize("service", ["nothing", "failing"])

@@ -183,7 +183,7 @@ def test_a_refusal_ends_a_transfer_through_a_running_node(
         return ask(call)
 
     monkeypatch.setattr(net[0], "ask", watched)
-    for service, code in ((None, ErrorCode.BAD_CONTENT), ("none", ErrorCode.TARGET_NOT_ALLOWED)):
+    for service, code in ((None, ErrorCode.BAD_REQUEST), ("none", ErrorCode.TARGET_NOT_ALLOWED)):
         with pytest.raises(QueryFailed) as caught:
             list_files(control, net[4].id, service=service, **echoed(net)).result(PATIENCE_S)
         assert caught.value.code is code

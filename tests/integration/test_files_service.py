@@ -23,7 +23,7 @@ from tunnel.client import FilesClient, get, list_files, put
 from tunnel.client.clients import AskingNode
 from tunnel.codes import CODES
 from tunnel.directory import StaticDirectory
-from tunnel.errors import ErrorCode, FilesError, LocalTunnelError, MalformedMessage, PeerError
+from tunnel.errors import ChangedContent, ErrorCode, FilesError, LocalTunnelError, PeerError
 from tunnel.node.links.link_table import LinkTable
 from tunnel.services import Echo, Files, FilesSettings, FileStatus, InnerService, Query, Reply, Services
 from tunnel.services import files as file_store
@@ -325,7 +325,7 @@ def test_an_answer_of_another_service() -> None:
     with LocalNetwork(peers=3, service=Echo()) as net:
         with pytest.raises(QueryFailed, match="not a files service") as caught:
             list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
-        assert caught.value.code is ErrorCode.BAD_CONTENT
+        assert caught.value.code is ErrorCode.BAD_REQUEST
 
 
 def test_by_the_name_of_the_service(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def transfers(node: AskingNode, destination: bytes, **options: Any) -> dict[str,
 @pytest.mark.parametrize("what", ["list", "get", "put"])
 @pytest.mark.parametrize(
     ("named", "code"),
-    [(None, ErrorCode.BAD_CONTENT), ("other", ErrorCode.TARGET_NOT_ALLOWED), ("f", ErrorCode.BAD_CONTENT)],
+    [(None, ErrorCode.BAD_REQUEST), ("other", ErrorCode.TARGET_NOT_ALLOWED), ("f", ErrorCode.BAD_REQUEST)],
     ids=["no name", "unknown name", "another service"],
 )
 def test_a_refusal_ends_a_transfer_immediately(
@@ -398,11 +398,11 @@ def test_each_code_of_a_destination_is_repeated_or_final(tmp_path: Path, code: E
 
 
 def test_content_that_a_proxy_changes_is_sent_again(tmp_path: Path) -> None:
-    """The destination has answered the first request of a put, so it is not the one that refuses."""
+    """The destination found it; it does not refuse."""
     service = Counted(Files(tmp_path))
     with LocalNetwork(peers=3, service=service) as net:
         way: Any = {"hops": 1, "retries": 1}
-        service.failing[2] = MalformedMessage("a chunk does not open")  # the query after the offer
+        service.failing[2] = ChangedContent("a chunk does not open")  # the query after the offer
         stored = put(net[0], net[2].id, io.BytesIO(CONTENT), "f", **way).result(PATIENCE_S)
         assert stored.attempts == 2
         assert service.count == 4, "an offer, content that fails, an offer, content"
@@ -433,7 +433,7 @@ def test_names_that_no_file_can_have(net: LocalNetwork, folder: Path, name: str)
     if len(encoded) < 256 and encoded:
         head = bytearray(FileRequest(Operation.PUT, "x", 1, 0, DIGEST).pack()[:-1])
         head[1] = len(encoded)
-        with pytest.raises(QueryFailed, match="BAD_CONTENT"):
+        with pytest.raises(QueryFailed, match="BAD_REQUEST"):
             net[0].query(net[3].id, bytes(head) + encoded + b"x", hops=1).result(PATIENCE_S)
     assert os.listdir(folder) == []
 

@@ -29,7 +29,6 @@ from tunnel.errors import BadRoute, ErrorCode, TargetNotAllowed
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
-from tunnel.node.query.attempts import likeliest_culprits
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.upkeep import publish
 
@@ -68,7 +67,7 @@ def test_a_dead_hop_is_named_and_avoided(net: LocalNetwork, mode: ReplyMode, pro
         assert failure.report is not None
         assert failure.blamed == (net[1].id, net[DEAD].id)
         assert net[DEAD].id.hex()[:8] in str(failure)
-    assert net[DEAD].id in net[0].peers.backed_off()
+    assert net[DEAD].id in net[0].peers.avoided()
     wait_until_idle(net)
 
 
@@ -85,7 +84,7 @@ def test_a_dead_hop_of_the_reply_route_is_named_and_avoided(
     assert net[DEAD].id in failure.blamed
     assert net[DEAD].id.hex()[:8] in str(failure)
     assert "of the reply path" in str(failure)
-    assert net[DEAD].id in net[0].peers.backed_off()
+    assert net[DEAD].id in net[0].peers.avoided()
 
 
 def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalNetwork) -> None:
@@ -430,24 +429,6 @@ def test_a_hop_that_has_replaced_its_key_without_publishing_is_avoided(place: in
         assert [attempt.code for attempt in result.attempts] == [ErrorCode.BAD_HEADER]
         assert net[3].id in result.attempts[0].blamed
         assert net[3].id not in result.route.proxies
-
-
-@pytest.mark.parametrize(
-    ("blamed", "expected"),
-    [
-        ([(b"a",)], b"a"),
-        ([(b"a", b"b")], b"b"),  # a hop that reports about the next one is usually right
-        ([(b"a", b"b"), (b"a",)], b"a"),
-        ([(b"a", b"b"), (b"c", b"b")], b"b"),
-        ([(b"a", b"b"), (b"a", b"c")], b"a"),
-        ([(b"a", b"b"), (b"c", b"d"), ()], b"bd"),
-        ([()], b""),
-    ],
-)
-def test_the_likelier_suspect_of_each_pair_is_avoided(
-    blamed: list[tuple[bytes, ...]], expected: bytes
-) -> None:
-    assert likeliest_culprits(blamed) == {bytes([each]) for each in expected}
 
 
 def test_a_small_network_avoids_a_hop_that_another_one_accuses() -> None:

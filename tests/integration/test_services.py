@@ -252,11 +252,11 @@ def test_services_by_name(step: int) -> None:
         assert ask(net, service_prefix("echo")) == b""
         for wrong, code in [
             (service_prefix("nobody") + b"x", ErrorCode.TARGET_NOT_ALLOWED),
-            (b"", ErrorCode.BAD_CONTENT),
-            (b"\0", ErrorCode.BAD_CONTENT),
-            (b"\x05upp", ErrorCode.BAD_CONTENT),
-            (b"\x02..", ErrorCode.BAD_CONTENT),
-            (b"\xff" + b"x" * 300, ErrorCode.BAD_CONTENT),
+            (b"", ErrorCode.BAD_REQUEST),
+            (b"\0", ErrorCode.BAD_REQUEST),
+            (b"\x05upp", ErrorCode.BAD_REQUEST),
+            (b"\x02..", ErrorCode.BAD_REQUEST),
+            (b"\xff" + b"x" * 300, ErrorCode.BAD_REQUEST),
         ]:
             with pytest.raises(QueryFailed) as caught:
                 ask(net, wrong)
@@ -513,7 +513,7 @@ def test_attachments_that_go_wrong_leave_nothing(
     with LocalNetwork(peers=3, service=Saver(tmp_path, limits)) as net:
         with pytest.raises(QueryFailed) as caught:
             ask(net, wrong)
-        assert caught.value.code is (ErrorCode.SERVICE_FAILED if how == "disk" else ErrorCode.BAD_CONTENT)
+        assert caught.value.code is (ErrorCode.SERVICE_FAILED if how == "disk" else ErrorCode.BAD_REQUEST)
         wait_until_idle(net)
     assert os.listdir(tmp_path) == []
 

@@ -33,7 +33,6 @@ from tunnel.client.file_endpoints import FileTarget, ObjectTarget, PathTarget, S
 from tunnel.codes import CODES, Location
 from tunnel.errors import (
     BadRoute,
-    ErrorCode,
     FilesError,
     LocalTunnelError,
     MalformedMessage,
@@ -141,7 +140,6 @@ class FilesClient:
         if (timeout_s := options.get("timeout_s")) is not None:
             checked_seconds(timeout_s, "timeout_s")
         self._options = options
-        self._has_answered = False  # the service there has read a request of this client
 
     @needs_yield_from
     def put(
@@ -246,16 +244,13 @@ class FilesClient:
             yield Sleep(min(_FIRST_PAUSE_S * 2**number, _MOST_PAUSE_S))
 
     def _is_final(self, error: QueryFailed) -> bool:
-        """Whether another attempt would fail alike: the destination has refused, or this node has stopped.
-
-        BAD_CONTENT of a destination that has read requests is no refusal: a proxy has changed the content.
-        """
+        """Whether another attempt would fail alike: the destination has refused, or this node has stopped."""
         report, code = error.report, error.code
         if isinstance(error, NodeStopped):
             return True
         if report is None:  # as in error mode `none`: the code came without its author
             return code is not None and CODES[code].location is Location.FAR_END
-        return report.is_refusal and not (code is ErrorCode.BAD_CONTENT and self._has_answered)
+        return report.is_refusal
 
     def _begin(
         self, request: FileRequest, more: Callable[[], Service[bytes]] | None = None
@@ -281,7 +276,6 @@ class FilesClient:
         """Read the head of a reply. Raises FilesError: the service refused the request."""
         reader = PieceReader(reply.read)
         head = FileReply.unpack((yield from reader.exactly(REPLY_BYTES)))
-        self._has_answered = True
         if head.status not in (FileStatus.OK, FileStatus.STORED):
             is_offer = request.operation is Operation.OFFER  # the first half of a put
             verb = "put" if is_offer else request.operation.name.lower()

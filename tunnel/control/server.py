@@ -83,7 +83,7 @@ _Step: TypeAlias = Service[None]
 
 def peer_states(node: Node, directory: Directory) -> dict[Descriptor, PeerState]:
     """The known nodes with their states, this node among them. For the reactor's thread."""
-    backed_off = set(node.peers.backed_off())
+    backed_off = node.peers.avoided()
 
     def state(node_id: bytes) -> PeerState:
         if node_id == node.id:

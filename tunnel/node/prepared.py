@@ -164,7 +164,7 @@ class PreparedQueries:
     def _is_good(self, ready: _Ready) -> bool:
         if self._node.now_s() - ready.made_s > _LIFE_S:
             return False
-        if ready.sequences.keys() & set(self._node.peers.backed_off()):
+        if ready.sequences.keys() & self._node.peers.avoided():
             return False
         return ready.sequences == self._sequences(ready.query)
 
@@ -228,12 +228,14 @@ class PreparedTunnels:
     def take(self, kind: TunnelKind) -> NodeTunnel | None:
         """Take an open tunnel, which then belongs to the caller; None: no tunnel is ready."""
         places = self.places.get(kind, [])
-        backed_off = set(self._node.peers.backed_off())
+        peers = self._node.peers
+        backed_off, suspected = set(peers.backed_off()), set(peers.suspected())
         for place in tuple(places):
             if place.tunnel is None or place.route is None:
                 continue
             places.remove(place)
-            if place.tunnel.is_as_new and not backed_off & set(place.route.nodes):
+            is_good = not backed_off & set(place.route.nodes) and not suspected & set(place.route.proxies)
+            if place.tunnel.is_as_new and is_good:
                 place.is_taken = True
                 place.wake.set()
                 return place.tunnel

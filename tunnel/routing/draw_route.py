@@ -4,8 +4,10 @@
     RouteProvider.other_route   a reply path that shares no proxy with the query; the last is a guard
     choose_route                the draw itself: a pure function of descriptors and a generator
 
-1. Peers that failed lately are avoided. If too few others remain, they return one by one, those with the
-   fewest failures first: any route is better than none.
+1. Peers that failed lately are avoided: those that do not answer, those with a high score (`PeerTable`), and
+   the suspects of a query that is sent again. If too few others remain, they return one by one, the likeliest
+   to work first: any route is better than none. By their score at most a third of the peers are avoided, or
+   false accusations could narrow the choice down to the accusers.
 2. Nodes of this node's owner are never proxies, in any network: an observer of the owner's machines would see
    both sides of such a proxy.
 3. Of the nodes of one network that were learned from others one takes part in a draw (`crowd`), so that an
@@ -33,14 +35,14 @@ from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.routing.addresses import LOCAL, AddressRules
 from tunnel.routing.guards import Guards
-from tunnel.routing.peers import PeerTable
+from tunnel.routing.peers import GUARD_SCORE, PeerTable
 from tunnel.routing.route import Purpose, Route, best_profile
 
 __all__ = ["LARGE_BYTES", "RouteProvider", "choose_route"]
 
 LARGE_BYTES: Final = 1 << 20
 """Content of this length takes the bulk geometry. Shorter content does not decide: the reply may be long."""
-_MOST_STEPS: Final = 32  # backed-off peers that return one by one; after that all return together
+_MOST_STEPS: Final = 32  # avoided peers that return one by one; after that all return together
 _HOST_KNOWN_S: Final = 60  # this machine's addresses change when it moves to another network
 _ELSEWHERE: Final = "192.0.2.1"  # reserved for documentation: no machine has it
 
@@ -105,6 +107,7 @@ class RouteProvider:
         *,
         last: bytes | None = None,
         avoid: Collection[bytes] = (),
+        suspects: Collection[bytes] = (),
         rng: random.Random | None = None,
     ) -> Route:
         """Draw a route of `hops` proxies to `destination`.
@@ -112,11 +115,13 @@ class RouteProvider:
         Args:
             last: the last proxy, see `choose_route`. With one hop it takes the place of the guard.
             avoid: nodes that are never proxies of this route.
-            rng: a seeded generator, for repeatable demonstrations: a plain draw, without guards and back-off.
+            suspects: nodes that are avoided if enough others remain, whatever their number.
+            rng: a seeded generator, for repeatable demonstrations: a plain draw, without guards, back-off and
+                scores.
         Raises:
             BadRoute: too few nodes; the text has their number and the reasons.
         """
-        return self._draw(destination, hops, profile, last, avoid, rng, is_reply=False)
+        return self._draw(destination, hops, profile, last, avoid, suspects, rng, is_reply=False)
 
     def other_route(
         self,
@@ -126,6 +131,7 @@ class RouteProvider:
         hops: int | None = None,
         last: bytes | None = None,
         avoid: Collection[bytes] = (),
+        suspects: Collection[bytes] = (),
         rng: random.Random | None = None,
     ) -> Route:
         """Draw a reply path from Bob to this node that shares no proxy with the query (mode `other-route`).
@@ -135,14 +141,13 @@ class RouteProvider:
         Args:
             hops: by default as many as the query's.
             last: the last proxy instead of a guard; it may be on the query's route.
-            avoid, rng: as for `route`.
+            avoid, suspects, rng: as for `route`.
         Raises:
             BadRoute: too few nodes.
         """
         hops = len(query.proxies) if hops is None else hops
-        return self._draw(
-            query.destination, hops, profile, last, {*avoid, *query.proxies}, rng, is_reply=True
-        )
+        avoid = {*avoid, *query.proxies}
+        return self._draw(query.destination, hops, profile, last, avoid, suspects, rng, is_reply=True)
 
     def profile(
         self,
@@ -204,6 +209,7 @@ class RouteProvider:
         profile: Profile,
         last: bytes | None,
         avoid: Collection[bytes],
+        suspects: Collection[bytes],
         rng: random.Random | None,
         *,
         is_reply: bool,
@@ -226,35 +232,61 @@ class RouteProvider:
             own=own,
             now_s=now_s,
         )
+        never, suspects = frozenset(avoid), self._by_score(suspects)
         if rng is not None:
-            return choose(last=last, avoid=frozenset(avoid) - {last}, rng=rng)
+            for suspected in _fewer_and_fewer(suspects):
+                try:
+                    return choose(last=last, avoid=never.union(suspected) - {last}, rng=rng)
+                except BadRoute:
+                    continue
+            return choose(last=last, avoid=never - {last}, rng=rng)
+        backed_off = self._peers.backed_off()
+        shunned = self._shunned_guards(suspects)
 
-        def attempt(avoid: frozenset[bytes], *, with_crowds: bool = False) -> Route:
+        def attempt(avoided: list[bytes], *, with_crowds: bool = False) -> Route:
             first, end = None, last
-            excluded = {far, *own, *avoid}
-            crowd = frozenset[bytes]() if with_crowds else self._crowd(excluded)
+            # A guard that is a suspect may be used all the same, but not one that does not answer.
+            unfit = {far, *own, *never, *(node_id for node_id in avoided if node_id in backed_off)}
+            crowd = frozenset[bytes]() if with_crowds else self._crowd(unfit.union(avoided))
             if not is_reply:
-                first = self._guard(peers, profile, excluded, crowd, far, hops - (last is not None))
+                first = self._guard(peers, profile, unfit, shunned, crowd, far, hops - (last is not None))
             elif last is None:
-                end = self._guard(peers, profile, excluded, crowd, far, hops)
-            left_out = (avoid - {last}) | (crowd - {first, end})
+                end = self._guard(peers, profile, unfit, shunned, crowd, far, hops)
+            left_out = (never - {last}) | (crowd.union(avoided) - {first, end})
             return choose(first=first, last=end, avoid=left_out, rules=self._rules, rng=self._rng)
 
-        never = frozenset(avoid)
-        for backed_off in self._fewer_and_fewer():
+        for avoided in _fewer_and_fewer([*self._scored(suspects, peers), *backed_off]):
             try:
-                return attempt(never.union(backed_off))
+                return attempt(avoided)
             except BadRoute:
                 continue
         # The one that takes part for its network may be without the profile.
-        return attempt(never, with_crowds=True)
+        return attempt([], with_crowds=True)
 
-    def _fewer_and_fewer(self) -> Iterator[list[bytes]]:
-        """The backed-off peers, each time without the one that failed least; at last none."""
-        backed_off = self._peers.backed_off()
-        for released in range(min(len(backed_off), _MOST_STEPS)):
-            yield backed_off[released:]
-        yield []
+    def _by_score(self, node_ids: Iterable[bytes]) -> list[bytes]:
+        """The lowest score first; of equals the first of the route: who reports the next is usually right."""
+        return sorted(node_ids, key=self._peers.score)
+
+    def _scored(self, suspects: Collection[bytes], peers: Collection[Descriptor]) -> list[bytes]:
+        """The suspects, and of the peers with high scores the highest, at most a third of all peers (or one).
+        The lowest score first."""
+        known = {peer.node_id for peer in peers}
+        suspected = [node_id for node_id in self._peers.suspected() if node_id in known]
+        highest = suspected[-max(1, len(known - {self._own_id}) // 3) :]
+        return self._by_score(dict.fromkeys((*suspects, *highest)))
+
+    def _shunned_guards(self, suspects: list[bytes]) -> frozenset[bytes]:
+        """Guards of which another one is used, if there is one.
+
+        A guard is in all routes, and so among the suspects of every failure. It is the culprit only where it
+        explains more failures than any other node: of this query, or of all routes of the last minutes.
+        """
+        if self._guards is None:
+            return frozenset()
+        scores = [self._peers.score(node_id) for node_id in suspects]
+        is_likeliest = len(suspects) == 1 or (len(suspects) > 1 and scores[-1] > scores[-2])
+        high = {guard.node_id for guard in self._guards if self._peers.score(guard.node_id) >= GUARD_SCORE}
+        return frozenset(high.union(suspects[-1:] if is_likeliest else ()))
 
     def _crowd(self, excluded: Collection[bytes]) -> frozenset[bytes]:
         directory = self.directory
@@ -265,12 +297,15 @@ class RouteProvider:
         peers: Collection[Descriptor],
         profile: Profile,
         excluded: Collection[bytes],
+        shunned: Collection[bytes],
         crowd: Collection[bytes],
         far: bytes,
         places: int,
     ) -> bytes | None:
         """A guard for a route whose other end is `far`; None: no guards in use, or no place for one.
 
+        Args:
+            shunned: guards that are used only if no other guard can be.
         Raises:
             BadRoute: no guard is usable, and no more may be drawn.
         """
@@ -291,7 +326,7 @@ class RouteProvider:
         }
         with self._lock:
             guard = self._guards.choose(
-                eligible, usable, crowd, now_s=self._steady_s(), rules=self._rules, rng=self._rng
+                eligible, usable, crowd, shunned, now_s=self._steady_s(), rules=self._rules, rng=self._rng
             )
         if guard is None:
             raise BadRoute(
@@ -314,6 +349,13 @@ class RouteProvider:
         known = [self.directory.lookup(node_id) for node_id in {*node_ids} - {self._own_id}]
         found = [descriptor for descriptor in known if descriptor is not None]
         return found if len(found) == len(known) else None
+
+
+def _fewer_and_fewer(avoided: list[bytes]) -> Iterator[list[bytes]]:
+    """The nodes to avoid, each time without the first one; at last none."""
+    for released in range(min(len(avoided), _MOST_STEPS)):
+        yield avoided[released:]
+    yield []
 
 
 def choose_route(

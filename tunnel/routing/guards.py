@@ -13,7 +13,8 @@ The rules and their reasons:
 * The first usable guard of the set is used, always in the same order: a random choice of three would show the
   traffic to three nodes instead of one.
 * A guard that fails stays, and is used again when it is back. Otherwise an attacker could make guards fail
-  until his own node is drawn. One more is drawn only if no guard of the set is usable, up to `most`.
+  until his own node is drawn. One more is drawn only if no guard of the set answers, up to `most`; a guard
+  that is suspected of spoiling routes answers.
 * A guard leaves after a random time of 60 to 120 days: long enough to protect, and a hostile guard does not
   stay forever. It also leaves after 7 days outside the directory.
 
@@ -87,6 +88,7 @@ class Guards:
         peers: Collection[Descriptor],
         usable: Collection[bytes],
         crowd: Collection[bytes] = (),
+        shunned: Collection[bytes] = (),
         *,
         now_s: float,
         rules: AddressRules,
@@ -98,6 +100,8 @@ class Guards:
             peers: all nodes of the directory that may be guards of this node.
             usable: ids of those that can be the first hop of this route now.
             crowd: ids of those that are not to be drawn now; one that is a guard already stays one.
+            shunned: ids of those that may have spoiled routes: used if no other guard is usable. No guard is
+                drawn in their place.
             rules: which nodes count as one owner's.
         Returns:
             None: no guard is usable, and no more may be drawn.
@@ -106,9 +110,9 @@ class Guards:
         candidates = [peer for peer in peers if peer.node_id not in crowd]
         while len(self._guards) < self._size and self._draw(candidates, peers, int(now_s), rules, rng):
             pass
-        for guard in self._guards:
-            if guard.node_id in usable:
-                return guard.node_id
+        in_use = [guard.node_id for guard in self._guards if guard.node_id in usable]
+        if in_use:
+            return next((node_id for node_id in in_use if node_id not in shunned), in_use[0])
         if len(self._guards) < self._most:
             fit = [peer for peer in candidates if peer.node_id in usable]
             if self._draw(fit, peers, int(now_s), rules, rng):

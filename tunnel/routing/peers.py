@@ -1,11 +1,22 @@
-"""The peer table: last contact, failures, back-off and clock of each peer, from a node's own observations.
+"""The peer table: contact, failures, suspicion and clock of each peer, from a node's own observations.
 
-Sources are the link table (handshakes, failed dials, broken links) and the reports about the routes of the
-node's own queries; never another node's opinion. A lying hop can accuse the next one, but the report always
-blames it too (`Report.blamed`), so blame only causes a back-off.
+There are two kinds of failures:
 
-Bounded: at the limit the least recently used entry is dropped, entries without failures first. Failures are
-recorded only for peers that this node chose itself, so strangers cannot displace them.
+* What this node has seen itself, a failed dial or a broken link, is certain. It causes a back-off.
+* A route that failed has several suspects, most of them innocent, and one of them may be the author of the
+  report. The failure spreads a weight of 1 over them. What a node collects is its *score*, which halves with
+  time and with each route that works. Nodes with a high score are suspected: `RouteProvider` draws others.
+
+Example: hop B of the route A, B, C swallows what it gets. A, B and C get a third each, and are avoided for seven
+minutes. Then B is in the route D, B, E, which fails as well. B gets the most of the weight, since its score is
+the highest, and is avoided for 20 minutes, D and E for two.
+
+Whoever makes routes fail is a suspect of each of them, together with varying others. So accusations cost the
+accuser more than each of his victims.
+
+Bounded: a score has a limit. So has the table: at the limit the least recently used entry is dropped, entries
+without failures and scores first. Both are recorded only for peers that this node chose itself, so strangers
+cannot displace them.
 """
 
 from __future__ import annotations
@@ -13,21 +24,33 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from tunnel.codes import Report
-from tunnel.errors import QueryFailed
+from tunnel.errors import Disconnected, LinkError, NextRefused, QueryFailed
 
-__all__ = ["PeerListener", "PeerTable"]
+__all__ = ["GUARD_SCORE", "MOST_SCORE", "SUSPECT_SCORE", "PeerListener", "PeerTable"]
 
 log = logging.getLogger("tunnel.node")
 
 # The first back-off is about the time of a restart; the longest still lets a repaired node be used soon.
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 600.0
-_SUSPECT_S: Final = 60.0
+_HALF_LIFE_S: Final = 600.0
+# Weight of a node without a score. With less, the first failure of a pair decides who gets the next ones.
+_PRIOR: Final = 0.25
+_NO_SCORE: Final = 0.01  # below it an entry may be dropped like one without failures
+SUSPECT_SCORE: Final = 0.2
+"""From this score on routes avoid a node: its share of one failure, while that is new."""
+GUARD_SCORE: Final = 1.0
+"""The same for a guard, which is in all routes: four failures without a success between them."""
+MOST_SCORE: Final = 2.0
+"""So that a node is avoided for 33 minutes at most after its last failure."""
+# Own links that could not be opened or broke. The link table has recorded them by then (`failed`), once for
+# all that was on the link.
+_OF_LINKS: Final = (NextRefused, Disconnected, LinkError)
 _MAX_PEERS: Final = 4096  # about 200 bytes each
 
 
@@ -38,7 +61,7 @@ class PeerListener(Protocol):
         """A peer answers that was unknown or offline."""
 
     def peer_offline(self, node_id: bytes) -> None:
-        """A peer does not answer or was blamed for a failure; it is backed off."""
+        """A peer does not answer or its link broke; it is backed off."""
 
 
 @dataclass(slots=True)
@@ -47,7 +70,8 @@ class _Peer:
     failures: int = 0
     pauses: int = 0
     retry_s: float = float("-inf")
-    suspected_until_s: float = float("-inf")
+    score: float = 0.0  # at `scored_s`
+    scored_s: float = 0.0
     is_online: bool | None = None  # None: unknown
     clock_ahead_s: float | None = None  # its wall clock minus this table's clock
 
@@ -74,17 +98,20 @@ class PeerTable:
         return len(self._peers)
 
     def seen(self, node_id: bytes) -> None:
-        """The peer is alive: a handshake, or its part in a query that succeeded. Ends its back-off."""
+        """The peer is alive: a handshake, or its part in a query that succeeded. Ends its back-off.
+
+        A link that works does not clear a suspect: it may swallow what it carries.
+        """
         peer = self._touch(node_id)
         peer.last_seen_s = self.now_s()
-        peer.retry_s = peer.suspected_until_s = float("-inf")
+        peer.retry_s = float("-inf")
         peer.failures = peer.pauses = 0
         if peer.is_online is not True:
             peer.is_online = True
             self._notify("peer_online", node_id)
 
     def failed(self, node_id: bytes) -> None:
-        """Back a peer off after a failed dial, a broken link or blame; each time twice as long.
+        """Back a peer off after a failed dial or a broken link; each time twice as long.
 
         A failure during back-off restarts it without doubling: everything on one link breaks with the link,
         and ten queries or reserve tunnels must not cost a guard ten minutes.
@@ -100,12 +127,44 @@ class PeerTable:
             peer.is_online = False
             self._notify("peer_offline", node_id)
 
-    def suspected(self, node_id: bytes) -> None:
-        """Avoid a peer for a minute: one of several that may have caused a silence. The next contact with it
-        ends that. It is no failure: most of those suspected are innocent.
+    def suspect(self, node_ids: Collection[bytes]) -> None:
+        """A route failed, and at least one of these nodes is at fault: spread a weight of 1 over them.
+
+        A node gets the more, the higher its score is. It explains the failure, and spares the others.
         """
-        if node_id != self._own_id:
-            self._touch(node_id).suspected_until_s = self.now_s() + _SUSPECT_S
+        now_s = self.now_s()
+        weights = {node_id: self.score(node_id) + _PRIOR for node_id in node_ids if node_id != self._own_id}
+        total = sum(weights.values())
+        for node_id, weight in weights.items():
+            peer = self._touch(node_id)
+            peer.score = min(MOST_SCORE, weight - _PRIOR + weight / total)
+            peer.scored_s = now_s
+
+    def worked(self, node_ids: Iterable[bytes]) -> None:
+        """A route over these nodes worked from end to end: all of them are alive, and their scores halve.
+
+        A score is not forgotten at once: a hop could fail each second route.
+        """
+        now_s = self.now_s()
+        for node_id in node_ids:
+            if node_id != self._own_id:
+                self.seen(node_id)
+                peer = self._peers[node_id]
+                peer.score, peer.scored_s = self.score(node_id) / 2, now_s
+
+    def score(self, node_id: bytes) -> float:
+        """How often routes have failed lately because of this node, as far as can be told: 0 to 2."""
+        peer = self._peers.get(node_id)
+        return 0.0 if peer is None else self._score(peer)
+
+    def _score(self, peer: _Peer) -> float:
+        return peer.score * 0.5 ** ((self.now_s() - peer.scored_s) / _HALF_LIFE_S) if peer.score else 0.0
+
+    def suspected(self) -> list[bytes]:
+        """The nodes that routes should avoid because of their score, the lowest first."""
+        # A copy: routes are drawn in the caller's thread while the reactor's thread records events.
+        scores = [(self._score(peer), node_id) for node_id, peer in list(self._peers.items())]
+        return [node_id for score, node_id in sorted(scores) if score >= SUSPECT_SCORE]
 
     def _notify(self, event: Literal["peer_online", "peer_offline"], node_id: bytes) -> None:
         for listener in list(self.listeners):
@@ -131,22 +190,18 @@ class PeerTable:
         return [ahead_s + self.now_s() for ahead_s in known if ahead_s is not None]
 
     def reported(self, report: Report) -> None:
-        """Record the report about a route: all hops are alive, or some are blamed."""
+        """Record the report about a route: it worked, or some of its nodes are suspects."""
         if report.succeeded or report.is_refusal:
-            for node_id in report.route:
-                if node_id != self._own_id:
-                    self.seen(node_id)
+            self.worked(report.route)
         else:
-            for node_id in report.blamed_ids:
-                self.failed(node_id)
+            self.suspect(report.blamed_ids)
 
     def query_failed(self, error: QueryFailed) -> None:
-        """Record the blame of a failed query of this node."""
+        """Record the suspects of a failed query of this node."""
         if error.report is not None and error.report.is_refusal:
             self.reported(error.report)
-            return
-        for node_id in error.blamed:
-            self.failed(node_id)
+        elif not isinstance(error.__cause__, _OF_LINKS):
+            self.suspect(error.blamed)
 
     def last_seen_s(self, node_id: bytes) -> float | None:
         """The last contact, on the table's clock; None: no contact, or its entry was dropped."""
@@ -165,9 +220,13 @@ class PeerTable:
         pauses = [
             (peer.failures, until_s, node_id)
             for node_id, peer in list(self._peers.items())
-            if (until_s := max(peer.retry_s, peer.suspected_until_s)) > now_s
+            if (until_s := peer.retry_s) > now_s
         ]
         return [node_id for _, _, node_id in sorted(pauses)]
+
+    def avoided(self) -> set[bytes]:
+        """The peers that are backed off or suspected."""
+        return {*self.backed_off(), *self.suspected()}
 
     def _touch(self, node_id: bytes) -> _Peer:
         peer = self._peers.get(node_id)
@@ -179,5 +238,9 @@ class PeerTable:
         return peer
 
     def _evict(self) -> None:
-        harmless = (node_id for node_id, peer in self._peers.items() if not peer.failures)
+        harmless = (
+            node_id
+            for node_id, peer in self._peers.items()
+            if not peer.failures and self._score(peer) < _NO_SCORE
+        )
         del self._peers[next(harmless, next(iter(self._peers)))]

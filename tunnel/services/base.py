@@ -26,7 +26,7 @@ from reactor import Cancelled, Signal, needs_yield_from
 from reactor.core.requests import CurrentTask
 from reactor.errors import is_ctrl_c
 from tunnel.crypto.primitives import tunnel_engine
-from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
+from tunnel.errors import ChangedContent, LocalTunnelError, MalformedMessage, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.established.layouts import PROOF_BYTES
 from tunnel.identity.client_key import Claim, ClientKey
@@ -561,6 +561,8 @@ class Services(InnerService):
         try:
             length = (yield from named.exactly(1))[0]
             name = yield from named.exactly(length & ~_WITH_PROOF)
+        except ChangedContent:
+            raise
         except MalformedMessage as error:
             raise MalformedMessage(_NAMELESS) from error
         if not is_name(name):

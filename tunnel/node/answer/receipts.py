@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from reactor import Service, Signal
-from tunnel.errors import ErrorCode, MalformedMessage, PeerError
+from tunnel.errors import ChangedContent, ErrorCode, PeerError
 from tunnel.geometry import Geometry, unproven_bytes
 from tunnel.node.query.frame_io import FrameReader, FrameWriter
 from tunnel.node.waits import Counted
@@ -75,7 +75,7 @@ class Receipts:
         """Wait until more of the reply may be sent; returns how many bytes of content.
 
         Raises:
-            MalformedMessage: a wrong receipt. FrameTruncated: the backward half ended without one.
+            ChangedContent: a wrong receipt. FrameTruncated: the backward half ended without one.
         """
         proof = self._current
         assert proof is not None
@@ -140,14 +140,14 @@ class BackwardReceipts:
         while filled < CHALLENGE_BYTES:
             count = yield from self._reader.readinto(receipt[filled:])
             if not count:
-                raise MalformedMessage("the receipts of a reply ended too early")
+                raise ChangedContent("the receipts of a reply ended too early")
             filled += count
         if receipt != challenge:
-            raise MalformedMessage("wrong receipt of a reply")
+            raise ChangedContent("wrong receipt of a reply")
 
     def finish(self) -> Service[None]:
         if self._has_asked and (yield from self._reader.readinto(memoryview(bytearray(1)))):
-            raise MalformedMessage("a receipt of a reply without a challenge")
+            raise ChangedContent("a receipt of a reply without a challenge")
 
 
 class SentReceipts:

@@ -16,7 +16,17 @@ from functools import partial
 from reactor import RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from readwrite_comp.errors import is_same_error, renewed
 from readwrite_comp.helpers import byte_view
-from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
+from tunnel.errors import (
+    BadRoute,
+    ChangedContent,
+    ErrorCode,
+    LocalTunnelError,
+    MalformedMessage,
+    PeerError,
+    StreamReset,
+    TunnelError,
+    UnreadableRequest,
+)
 from tunnel.identity.client_key import Claim
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.answer.receipts import BackwardReceipts, Receipts, SentReceipts
@@ -69,7 +79,7 @@ def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) 
 
     Raises:
         PeerError: the frame or the reply path broke, or (SERVICE_FAILED) the inner service raised another
-            error, which is logged.
+            error, which is logged. UnreadableRequest: the inner service cannot read the query.
     """
     replies = _Replies(node, query)
     code = ErrorCode.CANCELLED
@@ -123,6 +133,10 @@ def _watch_for_reset(query: IncomingQuery) -> Service[None]:
 def _answer(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Service[None]:
     try:
         yield from run_service(node.service.handle, _Query(node, query), replies)
+    except MalformedMessage as error:
+        if isinstance(error, ChangedContent):
+            raise
+        raise UnreadableRequest(str(error)) from error
     except PeerError:
         raise
     except Exception as error:

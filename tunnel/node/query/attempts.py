@@ -6,12 +6,14 @@ beside it: one reads the backward half (the status, and in mode `cached` the rep
 that arrives as a separate frame, and one is the idle watch. The first failure ends the attempt. The status
 shows where it happened.
 
-Retries, say `retries=2` and a status that blames hop 2: the content is rewound, a route without that node is
-drawn, and the next attempt runs.
+Retries, say `retries=2` and a status that blames hops 1 and 2: the content is rewound, a route without these
+nodes is drawn, and the next attempt runs.
 
-* Only a failure that blames a node is retried: a status that blames a hop, or a first link that failed.
-* The next route excludes all nodes blamed so far. In a small network it excludes the likelier one of each
-  blamed pair.
+* Only a failure that a proxy may have caused is retried. Its *suspects* are nodes of which at least one is at
+  fault (`QueryFailed.blamed`). For a report `CODES` says which; where this node noticed a time-out or garbled
+  content without a report, these are all nodes of the route and of the reply path.
+* The next route excludes all suspects so far. In a small network those with the lowest scores return, but a
+  route over all suspects of one failure would fail again, and is not tried.
 * Content is sent again only if it can be rewound, and only while no sink of the caller (and no reader of a
   streamed reply) has received data.
 * All attempts together have `timeout_s`.
@@ -21,7 +23,6 @@ Bob may receive the query twice, so retries are off by default. Source: docs/rou
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ from reactor import (
 from reactor.core.threads import ServiceFuture
 from reactor.errors import Forked
 from readwrite_comp.errors import is_same_error, renewed
-from tunnel.codes import CODES, Location, Report, clock_text, short
+from tunnel.codes import CODES, Location, Report, Suspects, clock_text, short
 from tunnel.errors import (
     BadRoute,
     ErrorCode,
@@ -101,6 +102,7 @@ __all__ = [
 T = TypeVar("T")
 # Errors that a wrong clock can cause: keys and expiries of another time, and a handshake that breaks off.
 _OF_CLOCKS = {ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.DISCONNECTED, ErrorCode.NEXT_REFUSED}
+REPLY = "the reply"
 _CLOCK_HINT = "set the clock that is wrong: this machine's, where several nodes differ from it"
 
 
@@ -178,6 +180,7 @@ def explain(
     counts: str = "",
     where: str | None = None,
     lost: bytes | None = None,
+    way: tuple[bytes, ...] = (),
 ) -> QueryFailed:
     """The error for the user of a query or tunnel: from the status if there is one, else from local evidence.
 
@@ -188,7 +191,9 @@ def explain(
         report: the route's report, if it was read already.
         counts: bytes moved so far, as text.
         where: the place, if known. lost: the neighbour whose link broke there.
+        way: all nodes that carry the frame or its reply; by default those of the frame's route.
     """
+    way = way or frame.route.nodes
     if report is None and stream is not None and stream.status is not None:
         report = read_report(frame, stream.status, node.engine)
     clocks = _clocks(node, frame, error, report)
@@ -197,7 +202,7 @@ def explain(
     behind = "".join(f"; {text}" for text in (clocks, counts) if text)
     if report is not None and not report.succeeded:
         code = report.code if report.code is not None else error.code
-        return QueryFailed(f"{report}{behind}", code, report, report.blamed_ids, hint=hint)
+        return QueryFailed(f"{report}{behind}", code, report, _suspects(report, way), hint=hint)
     first = frame.route.nodes[0]
     if where is None and stream is None and isinstance(error, NextRefused):
         role = "the first hop" if len(frame.route.nodes) > 1 else "the destination"
@@ -206,9 +211,11 @@ def explain(
     if where is None:
         where = _where(short(first), error, stream)
         if frame.error_mode is not ErrorMode.NONE or not _is_of_far_end(error):
-            blamed = _blamed_without_status(first, error, stream)
+            blamed = _blamed_without_status(first, error, stream, way)
     elif lost is not None:
         where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
+    elif where == REPLY:
+        blamed = way
     return QueryFailed(
         f"{error}, at {where} ({error.code.name}){behind}", error.code, blamed=blamed, hint=hint
     )
@@ -227,13 +234,25 @@ def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report
     return difference
 
 
-def _blamed_without_status(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:
+def _suspects(report: Report, way: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The nodes that a report blames. What reached the destination wrongly, or not at all, may also be the
+    receipts on the backward half of a reply, so all nodes that carry something may be the cause."""
+    is_destinations = report.hop == len(report.route) - 1 and not report.is_about_reply
+    return way if is_destinations and len(report.blamed) == len(report.route) > 1 else report.blamed_ids
+
+
+def _blamed_without_status(
+    first: bytes, error: PeerError, stream: Stream | None, way: tuple[bytes, ...]
+) -> tuple[bytes, ...]:
     """The first hop if it was unreachable, its link broke or it reset the stream.
 
-    None for a time-out, which any hop may have caused, and for this node's own lack of room.
+    All nodes for a time-out and for content that was changed or cut off, which any of them may have caused.
+    None for this node's own lack of room.
     """
     is_its = isinstance(error, NextRefused) if stream is None else is_same_error(error, stream.error)
-    return (first,) if is_its else ()
+    if is_its:
+        return (first,)
+    return () if CODES[error.code].suspects is Suspects.REPORTER else way
 
 
 def _is_of_far_end(error: PeerError) -> bool:
@@ -513,13 +532,14 @@ class RunningQuery:
         # Unless the query's own stream ended with the same error: mode `cached`, or both on one link.
         is_replys = is_same_error(error, pending.error)
         if is_replys and (stream is None or not is_same_error(error, stream.error)):
-            where, lost = "the reply" if pending.claimed else "this node", pending.lost
+            where, lost = REPLY, pending.lost
         counts = ""
         if self.sent_bytes or pending.content_in:
             counts = (
                 f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
             )
-        return explain(self._node, self._query, error, stream, self._report, counts, where, lost)
+        way = _all_hops(self._request)
+        return explain(self._node, self._query, error, stream, self._report, counts, where, lost, way)
 
 
 def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
@@ -566,9 +586,9 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
 
 
 def _all_hops(request: QueryRequest) -> tuple[bytes, ...]:
-    """The nodes of the route and of the reply path."""
+    """The nodes of the route and of the reply path, each once."""
     back = () if request.reply_route is None else request.reply_route.proxies
-    return (*request.route.nodes, *back)
+    return tuple(dict.fromkeys((*request.route.nodes, *back)))
 
 
 def _is_unseen(request: QueryRequest, failure: QueryFailed) -> bool:
@@ -584,26 +604,12 @@ def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes
     return [tuple(node_id for node_id in each.blamed if node_id not in exempt) for each in failures]
 
 
-def likeliest_culprits(blamed: list[tuple[bytes, ...]]) -> frozenset[bytes]:
-    """At least one node of each failure: the one blamed most often; of equals, the last of the route.
-
-    A hop that reports a failure of the next one is usually right.
-    """
-    times = Counter(node_id for each in blamed for node_id in each)
-    found: set[bytes] = set()
-    for each in sorted(filter(None, blamed), key=len):
-        if not found.intersection(each):
-            found.add(max(reversed(each), key=lambda node_id: times[node_id]))
-    return frozenset(found)
-
-
 def _record_success(node: NodeContext, request: QueryRequest, result: QueryResult) -> None:
     """Record which peers worked. The reply often arrives before the report, and proves it as well."""
-    if result.report is not None:
-        node.peers.reported(result.report)
     if result.has_reply:
-        for node_id in _all_hops(request):
-            node.peers.seen(node_id)
+        node.peers.worked(_all_hops(request))
+    elif result.report is not None:
+        node.peers.reported(result.report)
 
 
 def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
@@ -660,21 +666,19 @@ class RetryState:
             raise _all_of(failures, f"no other route: {no_route}") from failures[-1]
 
     def draw_other_routes(self, request: QueryRequest, blamed: list[tuple[bytes, ...]]) -> QueryRequest:
-        """The request over routes without any blamed node, or at least without the likeliest of each pair.
+        """The request over routes that leave out all suspects, or at least one of each failure.
 
-        Raises BadRoute, ProfileError: too few nodes remain for both.
+        Raises BadRoute, ProfileError: too few nodes remain.
         """
-        try:
-            all_blamed = frozenset(node_id for each in blamed for node_id in each)
-            return draw_routes(self._node, request, avoid=all_blamed)
-        except BadRoute as error:
-            likeliest = likeliest_culprits(blamed)
-            if all(likeliest.issuperset(each) for each in blamed):
-                raise
-            try:
-                return draw_routes(self._node, request, avoid=likeliest)
-            except BadRoute:
-                raise error from None
+        suspects = tuple(dict.fromkeys(node_id for each in blamed for node_id in each))
+        other = draw_routes(self._node, request, suspects=suspects)
+        hops = set(_all_hops(other))
+        if any(each and hops.issuperset(each) for each in blamed):
+            raise BadRoute(
+                f"a route of {request.hops} proxies would have all suspects of a failure again: "
+                f"{len(suspects)} to be avoided"
+            )
+        return other
 
     def rewind(self) -> bool:
         """Rewind the content for another attempt. False: impossible."""

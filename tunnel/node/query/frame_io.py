@@ -15,7 +15,7 @@ from reactor.io.streams import ReadStream
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from readwrite_comp.errors import is_same_error
 from readwrite_comp.helpers import byte_view
-from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError, StreamReset, TunnelError
+from tunnel.errors import ChangedContent, ErrorCode, FrameTruncated, PeerError, StreamReset, TunnelError
 from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content
@@ -222,7 +222,7 @@ class FrameReader:
         on_content_end: called when the end of the message is read and checked; FIN may follow much later.
         ended: set when FIN is read.
 
-    Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes,
+    Raises, from each method: ChangedContent for chunks that do not open or that no sender writes,
     FrameTruncated when the frame ends early, and errors of the link.
     """
 
@@ -253,7 +253,7 @@ class FrameReader:
             if self.on_content_end is not None:
                 self.on_content_end()
             if (yield from self._reader.readinto(memoryview(bytearray(1)))):
-                raise MalformedMessage("a chunk follows the one marked last")
+                raise ChangedContent("a chunk follows the one marked last")
             self._has_ended = True
             self.ended.set()
         return count
@@ -271,7 +271,7 @@ class FrameReader:
         except Truncated as error:
             raise FrameTruncated(str(error)) from error
         except LayerError as error:
-            raise MalformedMessage(str(error)) from error
+            raise ChangedContent(str(error)) from error
 
 
 def receive_reply(

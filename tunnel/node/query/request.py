@@ -292,14 +292,15 @@ def draw_routes(
     node: NodeContext,
     request: QueryRequest,
     *,
-    avoid: frozenset[bytes] = frozenset(),
+    suspects: tuple[bytes, ...] = (),
     route: Route | None = None,
     reply_route: Route | None = None,
 ) -> QueryRequest:
     """The request over new routes, in their best profile unless the caller chose one.
 
     Args:
-        avoid: ids of nodes to leave out. route, reply_route: to be used instead of drawing one.
+        suspects: ids of nodes to leave out if enough others remain. route, reply_route: to be used instead of
+            drawing one.
     Raises:
         BadRoute, ProfileError: no such route.
     """
@@ -307,10 +308,10 @@ def draw_routes(
     assert request.hops is not None
     least = request.wanted_profile or Profile.for_proxies(request.hops)
     if route is None:
-        route = routes.route(destination, request.hops, least, avoid=avoid, rng=rng)
+        route = routes.route(destination, request.hops, least, suspects=suspects, rng=rng)
     if request.mode is ReplyMode.OTHER_ROUTE and reply_route is None:
-        last = home_neighbour(node, least, route.destination, *avoid)
-        reply_route = routes.other_route(route, least, last=last, avoid=avoid, rng=rng)
+        last = home_neighbour(node, least, route.destination, suspects=suspects)
+        reply_route = routes.other_route(route, least, last=last, suspects=suspects, rng=rng)
     profile = request.wanted_profile
     if profile is None:
         wanted = (route,) if reply_route is None else (route, reply_route)
@@ -395,11 +396,13 @@ def _checked_route(route: Route, what: str) -> Route:
 # so its reply paths end with one. `RouteProvider` (tunnel/routing) draws the rest.
 
 
-def home_neighbour(node: NodeContext, profile: Profile, *avoid: bytes) -> bytes | None:
+def home_neighbour(
+    node: NodeContext, profile: Profile, *avoid: bytes, suspects: tuple[bytes, ...] = ()
+) -> bytes | None:
     """Choose the last proxy of a reply path to this node.
 
     Args:
-        avoid: ids of nodes not to choose.
+        avoid: ids of nodes not to choose. suspects: not to choose if there are others.
     Returns:
         One of the linked neighbours if this node has no address; None if it has one: any proxy can dial it.
     Raises:
@@ -420,7 +423,8 @@ def home_neighbour(node: NodeContext, profile: Profile, *avoid: bytes) -> bytes 
     ]
     if not usable:
         raise BadRoute("this node has no address, and no link yet for replies: set links_ahead above 0")
-    return node.rng.choice(usable)
+    doubtful = {*suspects, *node.peers.suspected()}
+    return node.rng.choice([node_id for node_id in usable if node_id not in doubtful] or usable)
 
 
 def routes_home(node: NodeContext, profile: Profile) -> tuple[Route, ...]:

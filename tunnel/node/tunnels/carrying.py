@@ -38,7 +38,6 @@ from tunnel.errors import (
     PeerError,
     QueryFailed,
     SubStreamReset,
-    TunnelSilent,
     TunnelStopped,
 )
 from tunnel.established import End, EstablishedTunnel
@@ -386,9 +385,6 @@ class _Carriage:
                 raise
             if isinstance(error, TunnelStopped):
                 self._place = "this node"
-            if isinstance(error, TunnelSilent):
-                for node_id in self._sent.route.proxies:
-                    node.peers.suspected(node_id)
             failure = explain(node, self._sent, error, self._stream, where=self._place)
             if not (yield from had_old_keys(node, failure, used)):
                 node.peers.query_failed(failure)
