@@ -235,7 +235,7 @@ def test_a_proof_that_is_cut_is_malformed(net: LocalNetwork, cut: int) -> None:
     message = proven_prefix(service_prefix("list"), FRIEND, bytes(32))
     with pytest.raises(QueryFailed) as failed:
         raw(net, message[: len(message) - 96 + cut])
-    assert failed.value.code is ErrorCode.BAD_CONTENT
+    assert failed.value.code is ErrorCode.BAD_REQUEST
 
 
 @pytest.mark.parametrize("mode", sorted(set(SERVED_MODES) - {ReplyMode.NONE}))

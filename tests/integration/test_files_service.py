@@ -325,7 +325,7 @@ def test_an_answer_of_another_service() -> None:
     with LocalNetwork(peers=3, service=Echo()) as net:
         with pytest.raises(QueryFailed, match="not a files service") as caught:
             list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
-        assert caught.value.code is ErrorCode.BAD_REQUEST
+        assert caught.value.code is ErrorCode.BAD_CONTENT
 
 
 def test_by_the_name_of_the_service(tmp_path: Path) -> None:

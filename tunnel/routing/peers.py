@@ -7,9 +7,9 @@ There are two kinds of failures:
   report. The failure spreads a weight of 1 over them. What a node collects is its *score*, which halves with
   time and with each route that works. Nodes with a high score are suspected: `RouteProvider` draws others.
 
-Example: hop B of the route A, B, C swallows what it gets. A, B and C get a third each, and are avoided for seven
-minutes. Then B is in the route D, B, E, which fails as well. B gets the most of the weight, since its score is
-the highest, and is avoided for 20 minutes, D and E for two.
+Example: hop B of the route A, B, C swallows what it gets. A, B and C get a third each, and are avoided for
+seven minutes. Then B is in the route D, B, E, which fails as well. B gets the most of the weight, since its
+score is the highest, and is avoided for 20 minutes, D and E for two.
 
 Whoever makes routes fail is a suspect of each of them, together with varying others. So accusations cost the
 accuser more than each of his victims.

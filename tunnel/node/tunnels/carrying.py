@@ -34,11 +34,13 @@ from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
     LocalTunnelError,
+    MalformedMessage,
     NodeStopped,
     PeerError,
     QueryFailed,
     SubStreamReset,
     TunnelStopped,
+    UnreadableRequest,
 )
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
@@ -530,8 +532,11 @@ def tunnel_service(
             # Otherwise a peer that still writes would wait forever.
             yield from tunnel.drain()
         except PeerError as error:
-            core.give_up(error.code)
-            raise
+            # While the tunnel works, what its service cannot read has arrived as it was sent.
+            is_services = isinstance(error, MalformedMessage) and core.failure is None
+            failure = UnreadableRequest(str(error)) if is_services else error
+            core.give_up(failure.code)
+            raise failure  # noqa: B904 - it may be the same one
         except Exception as error:  # noqa: BLE001 - the other end gets its code
             text = f"inner service {(yield from running())} failed"
             node.log_limit.failure("failed in an inner service", error, text)
