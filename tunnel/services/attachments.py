@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import struct
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from reactor import RunInThread, Service, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import MOST_BYTES, bounded, check_fields
 from tunnel.disk import FileReader, pieces_of
-from tunnel.errors import MalformedMessage
+from tunnel.errors import MalformedMessage, TableFull
 from tunnel.services.base import PieceReader
 from tunnel.services.names import checked_file_name, file_name
 from tunnel.services.partial_file import PartialFile
@@ -213,7 +214,7 @@ def _pieces(content: bytes | Path | BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-_BATCH_BYTES: Final = 256 * 1024
+_BATCH_BYTES: Final = 64 * 1024  # a message whose sender pauses holds no more than a link would
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +224,14 @@ class AttachmentLimits:
     Attributes:
         count: of attachments.
         total_bytes: of their contents together.
+        left_free_bytes: of the disk: it is never filled above this, by however many messages.
     Raises:
         BadArgument: a value out of range. TypeError: a wrong type.
     """
 
     count: int = 16
     total_bytes: int = bounded(1 << 30, least=0, most=MOST_BYTES)
+    left_free_bytes: int = bounded(1 << 30, least=0, most=MOST_BYTES)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -257,8 +260,8 @@ def save_attachments(
         folder: must exist. With one folder per message, senders cannot take each other's names.
     Raises:
         MalformedMessage: the message is not one of attachments, exceeds the limits, or a digest does not
-            match. FileExistsError: a file has this name; attachments before it are already saved. OSError:
-            the disk failed. Errors of `read`.
+            match. TableFull: the disk has less than `left_free_bytes` left. FileExistsError: a file has this
+            name; attachments before it are already saved. OSError: the disk failed. Errors of `read`.
     On error or cancellation: no incomplete file is left.
     """
     saving = _Saving(folder, limits or AttachmentLimits())
@@ -266,6 +269,7 @@ def save_attachments(
         batch = PieceReader(read).batches(_BATCH_BYTES)
         while data := (yield from batch()):
             yield RunInThread(saving.take, data)
+            del data  # not held while the sender pauses
         saved: list[SavedAttachment] = yield RunInThread(saving.commit)
         return saved
     finally:
@@ -284,6 +288,14 @@ class _Saving:
         self._is_closed = False
 
     def take(self, data: bytes) -> None:
+        if shutil.disk_usage(self._folder).free < self._limits.left_free_bytes + len(data):
+            raise TableFull(f"less than {self._limits.left_free_bytes} bytes are free for attachments")
+        try:
+            self._parse(data)
+        finally:
+            self._rest()
+
+    def _parse(self, data: bytes) -> None:
         for event in self._parser.feed(data):
             if isinstance(event, AttachmentStart):
                 self._start(event.name)
@@ -311,7 +323,13 @@ class _Saving:
         for _, part in self._parts:
             part.discard()
 
+    def _rest(self) -> None:
+        """Hold no descriptor while the sender pauses."""
+        if self._parts:
+            self._parts[-1][1].rest()
+
     def _start(self, name: str) -> None:
+        self._rest()
         try:
             os.fsencode(name)
         except UnicodeEncodeError as error:

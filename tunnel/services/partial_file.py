@@ -89,6 +89,7 @@ class PartialFile:
         on_closed: called once, in any thread, after the last write.
     Attributes:
         size: of the part that is hashed; `write` overwrites the rest, `rehash` continues with it.
+        is_closed: it is closed, or will be when a thread is done with it.
     Raises, from each method: OSError, which names the path; LocalTunnelError: the file is closed, or not a
     regular file.
     """
@@ -103,6 +104,8 @@ class PartialFile:
     ) -> None:
         self.path = path
         self.size = 0
+        self.is_closed = False
+        self._resting: os.stat_result | None = None
         self._sha256 = hashlib.sha256()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         if lock_wait_s is None:
@@ -110,11 +113,6 @@ class PartialFile:
         else:
             fd = _open_locked(path, flags, mode, lock_wait_s)
         self.file = ThreadFile(fd, on_closed)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it is closed, or will be when a thread is done with it."""
-        return self.file.is_closed
 
     @property
     def digest(self) -> bytes:
@@ -136,7 +134,7 @@ class PartialFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the hashed part."""
-        with naming(self.path), self.file.using() as fd:
+        with naming(self.path), self._using() as fd:
             view = byte_view(data)
             while view:
                 taken = os.pwrite(fd, view, self.size)
@@ -154,22 +152,49 @@ class PartialFile:
             program has removed or replaced the unfinished file.
         On error: the file still has its temporary name; nothing at `target` has changed.
         """
-        with naming(self.path), self.file.using() as fd:
+        with naming(self.path), self._using() as fd:
             os.ftruncate(fd, self.size)
             if mode is not None:
                 with contextlib.suppress(PermissionError, NotImplementedError):
                     os.fchmod(fd, mode)
             os.fsync(fd)
             if not os.path.samestat(os.lstat(self.path), os.fstat(fd)):
-                raise OSError(
-                    errno.ESTALE, "another program has replaced the unfinished file", str(self.path)
-                )
+                raise self._replaced()
             if replace:
                 os.replace(self.path, target)
             else:
                 rename_new(self.path, target)
             sync_folder(target.parent)
         self.close()
+
+    def rest(self) -> None:
+        """Close the descriptor until the next `write` or `commit`: a sender that pauses holds none.
+        No effect while it is closed."""
+        if self._resting is None and not self.is_closed:
+            with self.file.using() as fd:
+                self._resting = os.fstat(fd)
+            self.file.close()
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[int]:
+        """The descriptor, opened again after `rest`."""
+        if self._resting is not None and not self.is_closed:
+            self._wake(self._resting)
+        with self.file.using() as fd:
+            yield fd
+
+    def _wake(self, before: os.stat_result) -> None:
+        self.file = ThreadFile(open_regular(self.path, os.O_RDWR | os.O_NOFOLLOW, 0))
+        self._resting = None
+        if self.is_closed:  # by another thread, meanwhile
+            self.file.close()
+        with self.file.using() as fd:
+            if not os.path.samestat(before, os.fstat(fd)):
+                raise self._replaced()
+
+    def _replaced(self) -> OSError:
+        text = "another program has replaced the unfinished file"
+        return OSError(errno.ESTALE, text, str(self.path))
 
     def discard(self) -> None:
         """Remove and close the file. A closed file is left alone: another upload may be writing to it."""
@@ -180,6 +205,7 @@ class PartialFile:
 
     def close(self) -> None:
         """Close the file; its content stays. Never waits."""
+        self.is_closed = True
         self.file.close()
 
 
