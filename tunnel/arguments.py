@@ -86,14 +86,14 @@ def setting(
 
     Args:
         default: immutable. help: meaning, one or two sentences; shown in docs/configuration.md.
-        unit: "s" or "bytes", for numbers that have one.
-        least, most: range of a number; by default the usual one of its kind, see `range_of`.
+        unit: "s" or "bytes", for numbers with a unit.
+        least, most: range of a number; by default the usual range of its kind, see `range_of`.
     """
     return field(default=default, metadata={"help": help, "unit": unit, "least": least, "most": most})
 
 
 def bounded(default: T, *, least: float | None = None, most: float | None = None) -> T:
-    """A dataclass field with a range of its own, which the configuration file cannot set."""
+    """A dataclass field with its own range, which the configuration file cannot set."""
     return field(default=default, metadata={"least": least, "most": most})
 
 

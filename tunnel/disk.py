@@ -219,10 +219,10 @@ class WritableFile(Protocol):
 
 
 def write_all(file: WritableFile, data: memoryview) -> None:
-    """Write all of `data`. A raw file, or what stands in for one, may take less at a time.
+    """Write all of `data`. A raw file, or an object that imitates one, may take less at a time.
 
     Raises:
-        BlockingIOError: it takes nothing now. ValueError: it reports a count that cannot be. Errors of the
+        BlockingIOError: it takes nothing now. ValueError: it reports an impossible count. Errors of the
             file.
     """
     while True:

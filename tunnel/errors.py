@@ -11,7 +11,7 @@ Rules for changing it:
 * Cryptographic refusals do not give the reason (short input, bad point, wrong tag): it would help only an
   attacker.
 
-`readwrite_comp.errors` and `reactor.errors` are separate trees, because each package stands alone.
+`readwrite_comp.errors` and `reactor.errors` are separate trees, because each package can be used alone.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ class TargetNotAllowed(PeerError):
 class TunnelSilent(PeerError):
     """Nothing arrives over an established tunnel any more, not even the answer to a probe.
 
-    Its place is not known: the other end, or any node or link on the way.
+    The place of the fault is unknown: the other end, or any node or link of the route.
     """
 
     code = ErrorCode.TIMEOUT
@@ -305,10 +305,10 @@ class StreamReset(PeerError):
 
 
 class SubStreamReset(PeerError):
-    """One end gave up a sub-stream of an established tunnel, or the whole tunnel, with `code`.
+    """One end aborted a sub-stream of an established tunnel, or the whole tunnel, with `code`.
 
     Attributes:
-        by_other_end: who did it.
+        by_other_end: whether the other end did it.
     """
 
     def __init__(self, code: ErrorCode, *, by_other_end: bool = False) -> None:

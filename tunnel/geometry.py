@@ -92,7 +92,7 @@ class Geometry:
 
     @property
     def max_proxies(self) -> int:
-        """N − 2: one slot for the last node, and one that stays random, so that no header is all filler."""
+        """N − 2: one slot is for the last node, and one stays random, so that no header is only filler."""
         return self.slots - 2
 
     @property

@@ -257,7 +257,7 @@ def unpack_open(data: bytes) -> tuple[Target, bytes]:
     """The target and the client's proof, b"" without one.
 
     Raises:
-        MalformedMessage: the target is none, or what follows it is no proof.
+        MalformedMessage: not a target, or not followed by a proof.
     """
     length = _TARGET.size + data[_TARGET.size - 1] if len(data) >= _TARGET.size else len(data)
     target, proof = Target.unpack(data[:length]), data[length:]
@@ -287,7 +287,7 @@ class Pad(IntEnum):
 
 
 def pack_close(code: ErrorCode | None) -> bytes:
-    """CLOSE. None: this end's half ends in order. A code: both halves are given up for that reason."""
+    """CLOSE. None: this end's half ends normally. A code: both halves are aborted for that reason."""
     return _CLOSE.pack(code or 0)
 
 

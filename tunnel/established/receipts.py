@@ -1,14 +1,15 @@
-"""How much Bob sends in a tunnel before Alice has shown that she receives it.
+"""Limits what Bob sends in a tunnel before Alice has proved that she receives it.
 
-Alice makes the header of a tunnel, so its path may loop over many proxies. Without a limit an Alice who stops
-reading leaves a full window at each of them, although she has paid for one. The credit of the streams is no
-limit: she may grant any amount without having received a byte. So Bob puts challenges, random bytes that
-only a receiver of his chunks can know, between his content, and Alice returns each one: a receipt for all
-that came before it. She has chosen the route and pays for her own chunks, so she asks for none.
+Alice builds the header of a tunnel, so its path may loop over many proxies. Without a limit, an Alice who
+stops reading fills a window at each of these hops, although she has paid for one window only. The credit of
+the streams does not help, because she may grant any amount without having received a byte. Therefore Bob
+inserts challenges, random bytes that only a receiver of his chunks can know. Alice returns each challenge, as
+a receipt for all content before it. Alice needs no receipts, because she has chosen the route and pays for
+her own chunks.
 
-The limit is the one of long replies (`tunnel.node.answer.receipts`): 4 MiB on all links of the longest route,
-as much as has come from Alice, and half of what the receipts cover. In geometry `stream` it is above the
-window of a stream, so an ordinary tunnel does not notice it.
+The limit is that of long replies (`tunnel.node.answer.receipts`): 4 MiB on all links of the longest route,
+plus as much as Alice has sent, plus half of the content that receipts cover. In geometry `stream` it exceeds
+the window of a stream, so an ordinary tunnel is not affected.
 
 Source: docs/protocol.md, "Receipts".
 """
@@ -49,7 +50,7 @@ class Proofs(Protocol):
 
 
 class AliceReceipts:
-    """Answers challenges. One receipt is enough for all that have come, so a flood of them costs no more."""
+    """Answers challenges. One receipt answers all challenges so far, so a flood of them costs no more."""
 
     def __init__(self) -> None:
         self._newest: bytes | None = None

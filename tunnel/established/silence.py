@@ -87,7 +87,7 @@ class Silence(Generic[N]):
             self._stir(None)
 
     def take(self) -> Pad:
-        """What is due. However many probes have arrived, one answer is due."""
+        """The probe or answer that is due. Any number of probes needs only one answer."""
         if self._is_answer_due:
             self._is_answer_due = False
             self.is_due = self._is_probing and not self.is_leaving and self._left_s is None

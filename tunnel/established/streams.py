@@ -240,9 +240,9 @@ class Incoming(Generic[N]):
         """Read the available bytes; 0 at the end, or for an empty buffer.
 
         Raises:
-            BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will
-                arrive.
-            LocalTunnelError: this end has stopped reading.
+            BlockingIOError: no data yet; wait for `readable`. PeerError: no more data will arrive; the
+            error has the reason.
+        LocalTunnelError: this end has stopped reading.
         """
         if self._error is not None:
             raise renewed(self._error)

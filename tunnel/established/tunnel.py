@@ -162,7 +162,7 @@ class EstablishedTunnel(Generic[N]):
 
     @property
     def is_finished(self) -> bool:
-        """Both directions have ended in order."""
+        """Both directions have ended normally."""
         return self._sending is self._receiving is TunnelState.ENDED
 
     @property
@@ -291,9 +291,9 @@ class EstablishedTunnel(Generic[N]):
         """Open a sub-stream to `target`, which can be written immediately.
 
         Args:
-            proof: that this end holds a client key, `PROOF_BYTES` long; b"": none.
+            proof: that this end holds a client key, `PROOF_BYTES` long; b"": no proof.
         Raises:
-            BlockingIOError: the other end allows no more now; wait for `openable`.
+            BlockingIOError: the other end allows no more sub-streams now; wait for `openable`.
             LocalTunnelError: after `close`, or no id is left (32,767 for each end): use a new tunnel.
             PeerError: the tunnel has ended.
         """

@@ -1,5 +1,5 @@
-"""The near end of tunnels for TCP programs: SOCKS and CONNECT, and the tunnels behind them.
+"""The entrance to tunnels for TCP programs: SOCKS and CONNECT ports, forwards, and their tunnels.
 
-Built on `reactor`, `tunnel.services`, `tunnel.established` and the types of `tunnel.node`; imports neither
-clients nor configuration, control socket or command line, which use it.
+Built on `reactor`, `tunnel.services`, `tunnel.established` and the types of `tunnel.node`. Clients,
+configuration, control socket and command line import it, not the reverse.
 """

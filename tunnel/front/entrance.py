@@ -1,9 +1,9 @@
-"""`Entrance`: the place of this machine where programs connect, a TCP port or a Unix socket.
+"""`Entrance`: the TCP port or Unix socket of this machine where programs connect.
 
     entrance = Entrance(("127.0.0.1", 1080))
     sock = yield from entrance.listener.accept()
 
-A port is open to all users of the machine, a Unix socket to its owner only.
+All users of the machine can use a port; only its owner can use a Unix socket.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Entrance:
     """Listens from its construction on.
 
     Args:
-        place: port 0: any free one. A Unix socket on which nobody listens any more is replaced.
+        place: port 0: any free port. A Unix socket without a listener is replaced.
         backlog: connections that may wait to be accepted.
     Attributes:
         address: the place, with the port that was chosen. listener: accepts the connections.

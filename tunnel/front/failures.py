@@ -1,7 +1,7 @@
-"""Why a program got no connection, in words for a reply and for the log.
+"""Texts that explain a failed connection, for the program's reply and for the log.
 
-A text names what is at the end of the tunnel: an exit, or a node that publishes a service. The log gets no
-target and no hops; these are in `Failed.text`, for the program and for DEBUG.
+A text names the end of the tunnel: an exit, or a node that publishes a service. Log lines contain neither
+target nor hops; `Failed.text` has them, for the program and for DEBUG.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`Forward`: a local port whose connections come out at a target behind a tunnel.
+"""`Forward`: a local port whose connections lead through a tunnel to a target.
 
     forward = Forward(pool, Target(TargetKind.SERVICE, b"postgres"), port=5432)
     yield from forward.serve()
 
-A connection that cannot be passed on is reset: the program sees a failure, and no empty answer. Nothing is
-ever connected directly.
+A connection that cannot be forwarded is reset, so the program sees a failure and not an empty answer. No
+connection is ever made directly.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Forward:
         return len(self._scope)
 
     def serve(self) -> Service[None]:
-        """Pass connections on until this is cancelled. Then those that are open are reset."""
+        """Forward connections until this is cancelled. Then open connections are reset."""
         try:
             while True:
                 while len(self._scope) >= self._most:

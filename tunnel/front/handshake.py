@@ -8,12 +8,12 @@
             handshake.send(Opened()), or handshake.send(Failed(ErrorCode.TARGET_REFUSED, "…"))
     handshake.early_data                          # bytes behind the request, for the target
 
-The first byte selects the protocol: 5, 4, or a letter. There is no socket and no clock here, and nothing is
-looked up. Every other input than a request raises `BadProxyRequest`, with the reply that tells the client.
+The first byte selects the protocol: 5, 4, or a letter. There is no socket, clock or look-up here. Input that
+is not a valid request raises `BadProxyRequest`, with the reply for the client.
 
-Rules for changing it: a reader returns an event, moves to the next step of `STEPS`, raises, or does neither
-because it needs more bytes. It consumes bytes only when it moves on. What is held is bounded by `HEAD_BYTES`
-and one read of the caller.
+Rules for changing it: a reader returns an event, moves to the next step of `STEPS`, raises, or does none of
+these because it needs more bytes. It consumes bytes only when it moves on. The held bytes are limited by
+`HEAD_BYTES` and one read of the caller.
 
 Source: RFC 1928 (SOCKS5), RFC 1929 (user and password), Koblas's SOCKS protocol version 4 and its extension
 4A by Lee, RFC 9110, section 9.3.6 (CONNECT), RFC 7617 (Basic); the shape is that of h11's `_connection.py`.
@@ -147,7 +147,7 @@ class Failed:
 
     Attributes:
         code: the reason. text: for people.
-        hops: ids of the nodes of which one is at fault, if known.
+        hops: ids of the suspected nodes, of which one is at fault; empty if unknown.
         is_at_target: the far end gives this reason for its connection to the target; the tunnel works.
         hint: a remedy, for the log; may be empty.
     """
@@ -215,7 +215,7 @@ class Handshake:
         """The next event of the bytes received so far.
 
         Raises:
-            BadProxyRequest: no request, or one that is refused: send its `reply`, if any, and close.
+            BadProxyRequest: not a request, or a refused request: send its `reply`, if any, and close.
             LocalTunnelError: after a request, or after an error.
         """
         while True:
@@ -250,7 +250,7 @@ class Handshake:
 
     @property
     def early_data(self) -> bytes:
-        """Bytes that the client sent behind its request."""
+        """Bytes that the client sent after its request."""
         return bytes(self._buffer) if self.step in (Step.REQUESTED, Step.ENDED) else b""
 
     # --- the first byte -------------------------------------------------------------------------------------

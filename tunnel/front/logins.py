@@ -1,15 +1,16 @@
-"""The users and passwords of a port, and a limit for those who guess them.
+"""The users and passwords of a port, and a limit on guesses.
 
     logins = Logins({"alice": "secret"})
     logins.refusal((b"alice", b"secret"), "192.0.2.7")      # "": accepted
 
-A password may be short, and the port may be reachable from a whole network. So after `FREE_FAILURES` wrong
-passwords from one address only one in `PAUSE_S` is looked at, which leaves 8,640 guesses a day. All others
-are refused without a look, the right one too: a guesser who could tell the difference would not be slowed.
+A password may be short, and the port may be reachable from a whole network. After `FREE_FAILURES` wrong
+passwords from one address, only one attempt per `PAUSE_S` is checked, which leaves 8,640 guesses a day. All
+other attempts are refused without a check, even with the right password. If the right password were
+accepted, the limit would not slow a guesser down.
 
-Each user has a count of its own at each address. A program that keeps trying an old password therefore locks
-out only its own user there, and only at its own address. Names that are no user share one count, so a guesser
-cannot make more counts than there are users. IPv6 addresses count by their /64.
+Failures are counted for each pair of user and address. A program that keeps trying an old password therefore
+locks out only its own user, and only at its own address. Unknown user names share one count, so a guesser
+cannot create more counts than there are users. IPv6 addresses count by their /64.
 """
 
 from __future__ import annotations

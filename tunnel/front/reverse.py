@@ -1,10 +1,11 @@
-"""`ReverseForward`: another node listens, and each of its connections comes out at a server here.
+"""`ReverseForward`: another node listens, and each of its connections leads to a server here.
 
     reverse = ReverseForward(node, node_id, ("0.0.0.0", 9000), ("127.0.0.1", 8080))
     yield from reverse.serve()
 
-Both ends agree: the node's owner lists the places where others may let it listen, and this end connects to
-the one server only. The node does not learn where this end is, unless the server tells it.
+Both ends set limits: the node's owner lists the addresses where clients may make it listen, and this end
+connects to the given server only. The node does not learn the address of this end, unless the server sends
+it.
 
 Source: docs/front.md, "Reverse forwards"; the other end is `tunnel.services.reverse`.
 """

@@ -1,4 +1,4 @@
-"""`SocksServer`: a port for SOCKS5, SOCKS4a and HTTP CONNECT, with tunnels to an exit behind it.
+"""`SocksServer`: a port for SOCKS5, SOCKS4a and HTTP CONNECT whose connections go through tunnels to an exit.
 
     server = SocksServer(node, exit_id)
     node.reactor.submit(server.serve())
@@ -7,11 +7,11 @@
 It fails closed: a connection goes through a tunnel or not at all. This file opens no connection and looks up
 no name; the exit does both.
 
-A connection passes three stages. While it has not made its request, it may take `HANDSHAKE_S`, and with
-`MOST_PENDING` of its kind the oldest is dropped. While its target is being reached, it may take `REACH_S`.
-Then it is joined with its sub-stream (`Splice`), for as long as both ends want.
+A connection passes three stages. First it has `HANDSHAKE_S` to make its request; of more than `MOST_PENDING`
+such connections the oldest is dropped. Then it has `REACH_S` until its target is reached. Finally it is
+joined with its sub-stream (`Splice`), for as long as both ends want.
 
-Each connection that fails is one line of the log at INFO, without its target; at DEBUG with target and hops.
+Each failed connection causes one log line: at INFO without its target, at DEBUG with target and hops.
 """
 
 from __future__ import annotations
@@ -77,10 +77,7 @@ _MOST_LINGERED_BYTES: Final = 256 * 1024
 
 
 class Isolation(StrEnum):
-    """Connections that share a tunnel.
-
-    The exit can tell that the connections of a tunnel come from one client.
-    """
+    """Which connections share a tunnel. The exit can link the connections of one tunnel to one client."""
 
     AUTH = "auth"  # those with the same user and password, as in Tor
     LISTENER = "listener"  # all of the port

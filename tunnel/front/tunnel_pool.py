@@ -94,7 +94,7 @@ class _Place:
         return self.tunnel is not None and not self.tunnel.core.own_streams
 
     def settle(self) -> None:
-        """Wake those that wait for the tunnel to be open."""
+        """Wake the connections that wait for the tunnel."""
         while self._waiting:
             self._waiting.pop().set()
 
@@ -144,7 +144,7 @@ class TunnelPool:
         self._scope = Scope("tunnels of a front", fail_together=False)
 
     def __len__(self) -> int:
-        """Tunnels that take sub-streams, those that are being opened included."""
+        """Number of tunnels that accept sub-streams, including those being opened."""
         return sum(map(len, self._places.values()))
 
     @needs_yield_from
@@ -158,13 +158,13 @@ class TunnelPool:
     ) -> Service[TunnelStream]:
         """Open a sub-stream, and wait for the answer of the target.
 
-        A tunnel that cannot be opened, or breaks before the answer, is replaced over another route, up to
-        `ATTEMPTS` in all. After `early` was sent it is not: the target may have received it, and must not
-        twice. An error of the target is final.
+        If a tunnel cannot be opened, or breaks before the answer, another tunnel over another route is tried,
+        up to `ATTEMPTS` in all. There is no retry after `early` was sent, because the target may have
+        received it and must not receive it twice. An error of the target is final.
 
         Args:
             isolation: connections with equal keys share tunnels; None: a tunnel for this connection alone.
-            early: bytes for the target that travel right behind OPEN.
+            early: bytes for the target, sent directly after OPEN.
             client_key: for a published service that lists its clients.
         Raises:
             SubStreamReset: the exit refused, or could not connect; `code` is the reason.

@@ -173,8 +173,8 @@ class NeighbourPool(Generic[L]):
         self._back_off(now_s)
 
     def puzzle_refused(self, now_s: float) -> None:
-        """A dial for somebody else's frame ended at a puzzle. This node's own dials wait for nothing, or
-        strangers could keep it from its neighbours."""
+        """A dial for another sender's frame ended at a puzzle. It does not delay this node's own dials;
+        otherwise strangers could keep it from its neighbours."""
         self.dialling -= 1
         self.puzzle_until_s = now_s + self._policy.max_backoff_s
 

@@ -5,9 +5,9 @@ Identities are free, so no count by identity protects a place. Reserved places a
 * links that this node dialled for its own frames: busy links always, idle links up to half of the places;
 * links that others dialled and that have lasted ten minutes: the oldest ones, up to a quarter of the places.
 
-A new link displaces one of the rest: an idle link if there is one, and among these one of the source with the
-most. So an attacker displaces his own links, unless he has as many networks as there are honest peers. Then a
-random link ends, most likely one of his.
+A new link displaces one of the other links: an idle link if there is one, and among the candidates a link of
+the source with the most links. An attacker therefore displaces his own links, unless he has as many networks
+as there are honest peers. Then a random link ends, most likely one of his.
 
 Pure: time and randomness are arguments. Source: docs/security.md; the eviction of Bitcoin Core
 (`SelectNodeToEvict`) has the same parts.

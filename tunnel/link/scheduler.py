@@ -80,7 +80,7 @@ class ControlQueue:
         return self.queued
 
     def answer(self, cell: bytes) -> None:
-        """Queue the answer to a PING in place of one that still waits, so a flood of them adds nothing."""
+        """Queue the answer to a PING. It replaces a waiting answer, so a flood of PINGs adds nothing."""
         self._answer = cell
 
     def schedule_credit(self, stream: CreditSource) -> None:
@@ -311,7 +311,7 @@ class LinkSender:
         stream.control_mark = self.queue(cell)
 
     def queue_answer(self, cell: bytes) -> None:
-        """Queue the answer to a PING in place of one that still waits."""
+        """Queue the answer to a PING; it replaces an answer that still waits."""
         self.control.answer(cell)
         self._output.set()
 
@@ -336,7 +336,7 @@ class LinkSender:
         return inside - min(self.control.size, inside // 2)
 
     def has_room(self, stream: SendingStream, count: int) -> bool:
-        """Whether `emit` seals so many bytes of content now; False also if it would have to look closer."""
+        """Whether `emit` would seal this many bytes now. False also if a closer check is needed."""
         out = self.out
         return (
             not self.fixed_bytes

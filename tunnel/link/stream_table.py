@@ -123,8 +123,8 @@ class StreamTable(Generic[S]):
 
     @property
     def is_crowded(self) -> bool:
-        """Whether the streams of both sides have half of the windows: those of one side alone would otherwise
-        leave none for the answers of the other."""
+        """Whether the streams of both sides use half of the windows. Without this limit, the streams of one
+        side could leave no window for the answers of the other."""
         return 2 * self.window_bytes >= self._limits.window_bytes
 
     def next_id(self, window_bytes: int) -> int:

@@ -100,7 +100,7 @@ class HeaderTurns(Generic[W]):
     """The turns of one node. A link waits for one turn at a time, so the queue is no longer than the links.
 
     Args:
-        per_s: turns in a second; a tenth of them at once after a pause.
+        per_s: turns per second; after a pause, a tenth of them are available immediately.
     """
 
     def __init__(self, *, per_s: float) -> None:
@@ -112,7 +112,7 @@ class HeaderTurns(Generic[W]):
         self._neighbours: dict[bytes, _FairQueue[W]] = {}  # of the sources that wait
 
     def __len__(self) -> int:
-        """Number of those that wait."""
+        """Number of waiting links."""
         return len(self._sources)
 
     @property
@@ -121,7 +121,7 @@ class HeaderTurns(Generic[W]):
         return len(self._sources.ends)
 
     def take(self, source: bytes, *, weight: float = 1.0, now_s: float) -> bool:
-        """Take a turn if nobody waits and the budget has one; else call `wait`."""
+        """Take a turn if no link is waiting and the budget has a turn; otherwise call `wait`."""
         self._refill(now_s)
         if len(self._sources) or self._tokens < 1:
             return False
@@ -143,7 +143,7 @@ class HeaderTurns(Generic[W]):
                 del self._neighbours[source]
 
     def give(self, now_s: float) -> float | None:
-        """Set the waiters whose turn has come. Returns the seconds to the next turn; None: nobody waits."""
+        """Wake the waiters whose turn has come. Returns the seconds to the next turn; None: no link waits."""
         self._refill(now_s)
         while len(self._sources) and self._tokens >= 1:
             self._tokens -= 1

@@ -119,11 +119,11 @@ class Links(Protocol):
         """Open a stream to a neighbour; dial first if there is no link to it.
 
         Args:
-            is_own: it is for a frame of this node itself, not for one that somebody else has sent.
+            is_own: the stream is for a frame of this node itself, not of another sender.
         Raises:
             PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
             NextRefused: it cannot be reached.
-            TableFull: it, or this node, takes no more streams or links.
+            TableFull: the neighbour or this node accepts no more streams or links.
         """
 
 
@@ -175,7 +175,7 @@ class NodeContext:
         receipts: challenges of this node's replies in mode `cached`, each with the signal of its receipt.
         own: queries of this node that have or are opening a stream: they fail when the node stops.
         newcomers: incoming connections without a finished handshake.
-        turns: to serve streams that neighbours open. turn_wanted: set when a link waits for one.
+        turns: for links to serve streams that neighbours open. turn_wanted: set when a link waits for a turn.
         budget: bounds the unread content of all links.
         post: calls a function in the reactor's thread, from any thread. Raises Closed.
         tunnels: bounds the unread content of all established tunnels.
@@ -188,8 +188,8 @@ class NodeContext:
         links: to neighbours; set by `Node`, since it is made from this context.
         on_publish: called with each new descriptor; None: no callback.
         observe: called with a FrameReport for each forwarded frame; None: no callback.
-        refresh: called in a thread: reads the user's sources of peers again, and returns the descriptors of
-            those that have changed; None: there is none.
+        refresh: called in a thread: reads the user's peer sources again, and returns the changed descriptors;
+            None: no such sources.
         rng: draws routes, neighbours and times of padding. Keys never come from it.
     """
 

@@ -7,7 +7,7 @@ Rules for changing it:
 
 * No counter costs anything for each chunk: bytes of links are added once for each system call, bytes of
   content from the counts that streams keep anyway (`tally`).
-* A counter tells nothing about who: no ids, addresses, services or targets.
+* No counter identifies anyone: no ids, addresses, services or targets.
 * The thread of the reactor counts; any thread may read.
 """
 
@@ -35,14 +35,14 @@ class Counters:
         link_bytes_in, link_bytes_out: bytes of all links, padding and control included, as sockets count.
 
         streams_opened, streams_accepted: streams of links, one for each frame and link.
-        headers_unreadable, headers_expired, headers_replayed, headers_over_rate: frames refused for their
-            header: it opens with no key of this node or asks for what is forbidden; it is too old; it was
-            here before; there is no room to remember it.
-        headers_refused: frames refused for other reasons, such as a header that is cut or does not come, or a
-            profile that is not offered.
-        frames_relayed: frames that this node has passed on or tried to.
+        headers_unreadable, headers_expired, headers_replayed, headers_over_rate: frames refused because of
+            their header: no key of this node opens it, or it asks for something forbidden; it is too old; it
+            was accepted before; there is no room to remember it.
+        headers_refused: frames refused for other reasons, such as a truncated or missing header, or a profile
+            that this node does not offer.
+        frames_relayed: frames that this node has forwarded, or tried to forward.
         frames_failed: frames of others that broke here after their header was accepted, wherever the fault
-            was; not those whose failure a node behind this one has reported.
+            was. Failures reported by a later node are not counted.
         relayed_bytes_forward, relayed_bytes_backward: headers and chunks received from the previous node and
             from the next one, counted every half `idle_s` and at the end.
 
@@ -55,11 +55,11 @@ class Counters:
         cover_received: cover frames that ended here.
 
         tunnels, tunnels_accepted: established tunnels by the end that opened them, this node or another.
-        tunnels_failed: tunnels at either end that could not be opened, broke or were given up.
-        tunnels_silent: of those, the ones from which nothing arrived any more.
-        tunnel_bytes_in, tunnel_bytes_out: chunks of tunnels that end here, counted as those.
+        tunnels_failed: tunnels with an end here that could not be opened, broke or were aborted.
+        tunnels_silent: those of them on which nothing arrived any more.
+        tunnel_bytes_in, tunnel_bytes_out: chunks of tunnels that end here.
         sub_streams, sub_streams_accepted: sub-streams by the end that opened them.
-        sub_streams_refused: of the accepted ones, those given up before this node confirmed them.
+        sub_streams_refused: accepted sub-streams that were aborted before this node confirmed them.
     """
 
     links_dialled: int = 0

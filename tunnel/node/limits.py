@@ -33,8 +33,8 @@ class BudgetedTunnel(Protocol):
 class TunnelBudget:
     """Bounds the unread content of all tunnels.
 
-    Received content is added up as if nobody read it. The tunnels are asked for what they hold only when the
-    sum exceeds the limit, so a chunk costs the same in a tunnel with many sub-streams.
+    It adds up received content as if nobody read it. Only when the sum exceeds the limit does it ask the
+    tunnels for the content that they hold, so a chunk costs the same in a tunnel with many sub-streams.
 
     Args:
         limit_bytes: for all tunnels together.

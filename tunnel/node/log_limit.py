@@ -49,7 +49,7 @@ class LogLimit:
         """Write `node NAME EVENT: REASON`, or count it.
 
         Args:
-            event: what the node did, one of few fixed texts such as "refused a connection".
+            event: the node's action, from a small set of fixed texts such as "refused a connection".
             reason: of this occurrence.
         """
         if self._admits(level, event):
@@ -59,7 +59,7 @@ class LogLimit:
         """Log an error as `log_failure` does, with its traceback, or count it.
 
         Args:
-            text: what has failed, behind the name of the node.
+            text: the failure, shown after the name of the node.
         """
         if self._admits(logging.ERROR, event):
             log_failure(self._log, error, "node %s: %s", self._name, text)

@@ -440,11 +440,11 @@ class Node:
 
         Args:
             use: a generator function, called with the tunnel in the reactor. When it returns, the tunnel is
-                closed in order.
+                closed cleanly.
             hops, route: as for `query`.
             profile, purpose: see `tunnel.node.query.request.TunnelOptions`.
         Returns:
-            A future of the route's report on the tunnel. Cancelling it gives the tunnel up.
+            A future of the route's report on the tunnel. Cancelling it aborts the tunnel.
         Raises:
             BadRoute, ProfileError: no such route can be chosen. LocalTunnelError: unknown purpose. From the
                 future as well, and from there QueryFailed: it could not be opened, or broke. any other: what
@@ -480,7 +480,7 @@ class Node:
         Args:
             services: serve the sub-streams that the other end opens; None: they are refused.
         Raises:
-            TypeError: `services` is none.
+            TypeError: `services` has a wrong type.
         """
         if services is not None and not isinstance(services, InnerService):
             raise TypeError(f"services: expected an InnerService, such as Services, got {services!r}")

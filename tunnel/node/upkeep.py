@@ -1,8 +1,8 @@
-"""A node's onion keys, its descriptor, its clock, and the descriptors of others that have become old.
+"""Upkeep of a node's onion keys and descriptor, checks of its clock, and outdated descriptors of other nodes.
 
 The key ring (tunnel/identity/key_ring.py) decides when keys change. `rotate_keys` polls it, because wall
-clocks are set, machines sleep, and a full replay table needs a new key early. A wall clock that was set shows
-as a jump against the reactor's clock, which is monotonic.
+clocks are set, machines sleep, and a full replay table needs a new key early. A change of the wall clock
+shows as a jump against the reactor's monotonic clock.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ _LOOKS: Final = 4
 
 
 def known_descriptors(node: NodeContext, node_ids: Iterable[bytes]) -> dict[bytes, Descriptor]:
-    """The descriptors of these nodes, of those that are known."""
+    """The descriptors of these nodes, as far as they are known."""
     known = {node_id: node.directory.lookup(node_id) for node_id in node_ids}
     return {node_id: peer for node_id, peer in known.items() if peer is not None}
 
@@ -118,8 +118,9 @@ def known_descriptors(node: NodeContext, node_ids: Iterable[bytes]) -> dict[byte
 def had_old_keys(node: NodeContext, error: QueryFailed, used: dict[bytes, Descriptor]) -> Service[bool]:
     """Whether a frame failed because its header was sealed for keys that a hop no longer has.
 
-    True only if a newer descriptor of that hop is known now: BAD_HEADER alone proves nothing, since the hop
-    before it may have changed the header. A hop with newer keys, and the one that reported it, did no wrong.
+    True only if a newer descriptor of that hop is known now. BAD_HEADER alone proves nothing, because the hop
+    before it may have changed the header. If that hop has newer keys, neither it nor the reporting hop is at
+    fault.
 
     Args:
         used: `known_descriptors` of the route, from before the header was sealed.

@@ -1,8 +1,8 @@
 """Waiting in the services of a node: time limits, guards beside a service, turns, and clean-up.
 
-Built on `reactor` (`timeout_after`, `Scope`, `Signal`), with two rules of a node: an expired limit is a
-`PeerError` with code TIMEOUT, and of several failures of one broken connection only the first counts.
-Every room of `tunnel.node` and `tunnel.control` imports it; it imports none of them.
+Built on `reactor` (`timeout_after`, `Scope`, `Signal`), with two rules for nodes: an expired limit is a
+`PeerError` with code TIMEOUT, and if one broken connection causes several failures, only the first counts.
+All rooms of `tunnel.node` and `tunnel.control` import it; it imports none of them.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def idle_watch(
 def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
     """Run `main` with `guards` beside it; when `main` returns, the guards are cancelled.
 
-    The first failure cancels all and is raised; a guard that returns changes nothing. Nothing is left
-    running. Unlike `in_scope`, further failures are logged at DEBUG only: one broken connection fails every
-    service that uses it.
+    The first failure cancels the other services and is raised. A guard that returns has no effect. No service
+    is left running. Unlike `in_scope`, further failures are logged at DEBUG only, because one broken
+    connection fails every service that uses it.
     """
     scope = Scope("run_with_guards")  # its services keep their own names, for the log of a slow step
     errors: list[Exception] = []
@@ -206,12 +206,12 @@ class Places:
         return self._taken + len(self._queue)
 
     def take(self, patience_s: float) -> Service[None]:
-        """Wait for a place; `give_back` returns it. Cancellation: none is taken.
+        """Wait for a place; `give_back` returns it. Cancellation: no place is taken.
 
         Args:
-            patience_s: how long to wait while nobody gives a place back.
+            patience_s: longest wait since a place was last given back.
         Raises:
-            TableFull: the patience is over, or too many wait already.
+            TableFull: the patience is over, or too many callers are waiting.
         """
         if self._taken < self._most:
             self._taken += 1

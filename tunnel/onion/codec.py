@@ -64,9 +64,9 @@ class UsedBlocks:
 
     A block is known by its end-to-end seed, from which the key comes. It is kept for the longest life of a
     block, not until its expiry, which its maker could raise. The table is separate from those of headers, so
-    that answers fill no neighbour's share there. It is not saved: blocks come with queries, and no query is
-    accepted twice, even after a restart. After the clock was set back, this table continues from the latest
-    time it saw.
+    that answers do not use up a neighbour's share there. It is not saved: blocks arrive with queries, and no
+    query is accepted twice, even after a restart. After the clock was set back, this table continues from the
+    latest time it saw.
     """
 
     def __init__(self, limit: int) -> None:

@@ -122,7 +122,7 @@ class MessageW(ExtWrite):
         self._challenge = b""
 
     def challenge(self, nonce: bytes) -> None:
-        """Ask the reader for a receipt: the next flush writes the nonce (16 bytes) behind all content."""
+        """Ask the reader for a receipt: the next flush writes the nonce (16 bytes) after all content."""
         assert len(nonce) == CHALLENGE_BYTES
         self._challenge = nonce
 
@@ -292,7 +292,8 @@ class MessageR(ExtRead):
         self._is_last = is_last
 
     def _take_challenge(self) -> None:
-        """Keep the challenge in this chunk. Content must stand between two, or a flood would cost nothing."""
+        """Keep the challenge in this chunk. Content must separate two challenges; otherwise a flood of them
+        would cost nothing."""
         if self.on_challenge is None or not self._may_be_challenged or self._expected_chunks:
             raise Malformed("CHALLENGE chunk in a wrong place")
         if len(self._content) != CHALLENGE_BYTES or len(self.challenges) == _MOST_CHALLENGES:

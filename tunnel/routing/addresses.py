@@ -205,10 +205,11 @@ class AddressRules:
         return self.owner(host) or host_group(host)
 
     def source(self, peer_id: bytes, host: str, *, is_dialled: bool) -> bytes:
-        """The source to charge for a link and what its neighbour tells: the network, since ids cost nothing.
+        """The source that is charged for a link and its neighbour's announcements: the neighbour's network,
+        since ids cost nothing.
 
-        In a local network one machine may be all nodes. There it is the id of a neighbour that this node has
-        dialled, since each of them has to answer.
+        In a local network one machine may be all nodes. There the source is the id of a neighbour that this
+        node has dialled, since each id needs a node that answers.
 
         Args:
             host: the address at the other end of the link, not one that the neighbour has only signed.

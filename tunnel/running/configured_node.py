@@ -153,14 +153,14 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
 
 
 def settle(directory: Peers) -> None:
-    """For a client, which needs its peers immediately: wait for those of the hash table."""
+    """Wait for the peers of the hash table, for a client, which needs its peers immediately."""
     if isinstance(directory, DhtDirectory) and not directory.wait_settled(_SETTLE_S):
         log.error("the hash table has shown no peers within %g s: is [peers] dht_bootstrap right?", _SETTLE_S)
 
 
 def reach_some(node: Node, directory: Peers) -> Service[None]:
-    """For a client whose peers come from the hash table, while its node runs: wait until it has reached
-    enough of them for a route, or has tried them all."""
+    """Wait until a client has reached enough peers of the hash table for a route, or has tried them all. Its
+    node must be running."""
     now_s: float = yield CurrentTime()
     ends_s = now_s + _SETTLE_S
     while isinstance(directory, DhtDirectory) and now_s < ends_s and len(directory.sample()) < _ENOUGH:
@@ -312,7 +312,7 @@ class ConfiguredNode(EnteredOnce):
         )
 
     def _warn_of_other_keys(self) -> None:
-        """Two nodes with one key file would disturb each other; new keys at the old place are in order."""
+        """Warn if `publish` holds another node's descriptor: two nodes may be using one key file."""
         place, own_id = self.config.publish, self._ring.keys.node_id(self._engine)
         if place is None or not place.is_file():
             return

@@ -75,7 +75,7 @@ class Fronts:
         route: Route | None = None,
         on_failure: Callable[[Request, Failed], None] | None = None,
     ) -> SocksServer:
-        """Listen as an entry says. Args: route, on_failure: as of `SocksServer`.
+        """Listen as the entry specifies. Args: route, on_failure: as for `SocksServer`.
 
         Raises:
             CannotListen. ConfigError: the place needs users, or the file of users is refused.
@@ -104,7 +104,7 @@ class Fronts:
         return server
 
     def add_forward(self, node_id: bytes, entry: ForwardEntry) -> Forward:
-        """Listen as an entry says.
+        """Listen as the entry specifies.
 
         Raises:
             CannotListen. ConfigError: the place is public. KeyFileError: of the client key.

@@ -105,7 +105,7 @@ class Query(Protocol):
 
     @property
     def claim(self) -> Claim:
-        """What it says about its client. Services for some clients only call `Claim.check`."""
+        """The proof of a client key that came with it. Services for listed clients call `Claim.check`."""
         ...
 
     def read(self) -> Generator[Any, Any, bytes]:
@@ -526,7 +526,7 @@ class Services(InnerService):
     Args:
         named: the services by name. A `StreamService` is for sub-streams only.
         exit: serves sub-streams to addresses and domains, such as `Exit`; None: this node is no exit.
-        reverse: listens for clients, such as `Reverse`; None: this node listens for nobody.
+        reverse: listens for clients, such as `Reverse`; None: this node listens for no client.
     Attributes:
         exit: as given.
     Raises:
@@ -583,9 +583,9 @@ class Services(InnerService):
         return service
 
     def find_exit(self, target: Target) -> StreamService:
-        """The exit, which checks the target itself. Raises TargetNotAllowed: this node is none."""
+        """The exit, which checks the target itself. Raises TargetNotAllowed: this node is not an exit."""
         return super().find_exit(target) if self.exit is None else self.exit
 
     def label(self, name: bytes) -> str:
-        """A name for the log: only one that this node's owner chose. Otherwise ""."""
+        """A name for the log, if this node's owner chose it; otherwise ""."""
         return name.decode("ascii", "replace") if name in self._named else ""

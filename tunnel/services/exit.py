@@ -1,10 +1,10 @@
-"""The exit service: connects sub-streams of established tunnels to TCP servers, as far as its rules allow.
+"""The exit service: connects sub-streams of established tunnels to TCP servers that its rules allow.
 
     service = Services({}, exit=Exit(["allow * 80,443"]))
 
-A name is looked up here, and each of its addresses is checked. Those that are allowed race ("Happy
-Eyeballs"), and nothing is looked up a second time: a name server that then had another answer (DNS rebinding)
-would lead to an address that was not checked.
+The exit resolves a name once and checks each of its addresses. The allowed addresses race ("Happy Eyeballs").
+There is no second look-up, because a name server could then give a different address that was not checked
+(DNS rebinding).
 
 The sub-stream is accepted when the target has answered. Otherwise it is refused with a code:
 
@@ -14,7 +14,7 @@ The sub-stream is accepted when the target has answered. Otherwise it is refused
     TIMEOUT                 no answer in time
     BUSY                    too many connections, or no descriptor left
 
-Targets are never logged above DEBUG: they are what the user of a tunnel does.
+Targets are never logged above DEBUG, because they show the activity of the tunnel's user.
 
 Source: docs/services.md, "Exit".
 """
@@ -152,8 +152,8 @@ class Exit(StreamService):
     def avoid(self, own: Iterable[Address]) -> None:
         """Add addresses at which this exit's node, or a port for its programs, is reached.
 
-        Their ports are refused on this machine, whatever the rules say. The hosts count as addresses of this
-        machine, also if a router translates them.
+        Their ports are refused on this machine, whatever the rules allow. The hosts count as addresses of
+        this machine, even if a router translates them.
         """
         self._own |= frozenset(own)
 

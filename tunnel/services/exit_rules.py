@@ -1,4 +1,4 @@
-"""The rules of an exit: to which hosts and ports it connects for others. No sockets, no look-ups.
+"""The rules of an exit: the hosts and ports to which it connects for others. No sockets, no look-ups.
 
     rules = ["deny *.example.org", "allow 10.1.0.0/16 22", "allow * 80,443"]
 
@@ -9,16 +9,16 @@ A rule is `allow` or `deny`, then a host, then ports:
     192.0.2.0/24        an address or a range of addresses, IPv4 or IPv6
     80,443,8000-8999    ports; omitted: all
 
-The first rule that matches decides; without one the target is refused. A rule by name matches the name that
-the client asked for, a rule by address the address that the exit would dial. So each address of a name is
-decided separately, by rules of both kinds.
+The first matching rule decides; without a matching rule the target is refused. A rule with a name matches the
+requested name, a rule with an address the address that the exit would dial. Each address of a name is
+therefore checked separately, by rules of both kinds.
 
 Special addresses (loopback, private and so on: `tunnel.routing.addresses`) have one more condition: an
 `allow` rule matches them only if its range lies within their block, as 10.1.0.0/16 lies within 10.0.0.0/8.
 Neither `*` nor a name nor 0.0.0.0/0 opens them. Otherwise anybody could point a name of his own at a machine
 behind the exit's firewall.
 
-Rule for changing this file: refuse what is not understood, in rules and in targets. The system's look-up
+Rule for changing this file: refuse every rule and target that is not fully understood. The system's resolver
 reads "127.1", "0x7f000001" and "2130706433" as 127.0.0.1; no such text may reach it.
 
 Source: docs/services.md, "Exit"; "ends in a number" as in the URL standard (WHATWG), section 3.5.
@@ -52,8 +52,8 @@ class ExitRule:
     """One rule, from `parse`.
 
     Attributes:
-        is_allow: allows what it matches; else denies it.
-        name: the host is a name, or with a leading "." all names below one; None: no name.
+        is_allow: whether the rule allows or denies the targets that it matches.
+        name: the host is a name or, with a leading ".", any name below it; None: no name.
         addresses: the host is one of these addresses; None: no addresses. Both None: every host.
         ports: ranges of ports.
     """
@@ -121,7 +121,7 @@ class ExitRules:
     """The rules of one exit, in order.
 
     Args:
-        rules: texts, as in the example of this file; none: nothing is allowed.
+        rules: texts, as in the example of this file; without rules nothing is allowed.
     Raises:
         BadArgument, TypeError: as `ExitRule.parse`.
     """

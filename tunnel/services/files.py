@@ -179,7 +179,8 @@ class Files(InnerService):
             yield from reply.write(FileReply(FileStatus.DISK).pack())
 
     def _check_allowed(self, operation: Operation, claim: Claim) -> Service[None]:
-        """Before the folder is looked at, so a refused client does not learn which files exist.
+        """Check the client before the folder is read, so that a refused client does not learn which files
+        exist.
 
         Raises:
             StoreRefused: DENIED.
@@ -305,7 +306,7 @@ class FileStore:
         self._used_bytes: int | None = None
 
     def entries(self, after: str = "") -> list[FileEntry]:
-        """The complete files after this name, in order. Names that have no form on the wire are omitted."""
+        """The complete files after this name, in order. Names that cannot be sent are omitted."""
         found: dict[str, FileEntry] = {}
         for disk_name, size, _ in self._scan():
             name = _wire_name(disk_name)
@@ -464,9 +465,9 @@ class FileStore:
     def take_room(self, upload: Upload, held_bytes: int) -> None:
         """Before an upload writes: count the bytes that it will then hold.
 
-        Only bytes that have come are counted: a size that is only declared must take nobody's room. Idle
-        parts give way to them, the oldest first. So a peer that wants another's part removed has to send as
-        many bytes as it holds.
+        Only received bytes are counted, because an announced size must not take room from others. Received
+        bytes displace idle parts, the oldest first. To remove another peer's part, a peer must therefore send
+        as many bytes as that part holds.
 
         Raises:
             StoreRefused: FULL.

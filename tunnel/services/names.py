@@ -2,10 +2,10 @@
 
 Service names are ASCII letters, digits, "-", "_" and ".", without a leading dot, because people type them and
 put them into configurations. Files and attachments keep their names ("日本語.txt", "my résumé (1).txt",
-".bashrc"), in UTF-8 and NFC on the wire, so that é has one form. Names are refused that a folder cannot hold
-("/", NUL, ".", ".."), that change the display of a terminal (control characters, line separators, direction
-marks), and those of unfinished files (".….part"). A name from a peer is thus never a path, and safe to print.
-Source: docs/services.md, "Services".
+".bashrc"), in UTF-8 and NFC on the wire, so that é has one form. Three kinds of names are refused: names that
+a folder cannot hold ("/", NUL, ".", ".."), names that change the display of a terminal (control characters,
+line separators, direction marks), and names of unfinished files (".….part"). A name from a peer is therefore
+never a path, and safe to print. Source: docs/services.md, "Services".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that threads write and that get their name when they are complete.
+"""Files that are written by threads and get their final name when they are complete.
 
     part = PartialFile(path)        opened or created under a temporary name
     part.write(data)                hashed as it is written; `rehash` continues an earlier run

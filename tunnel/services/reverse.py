@@ -1,18 +1,18 @@
-"""`Reverse`: a node listens for a client, and passes each connection back through the client's tunnel.
+"""`Reverse`: a node listens for a client, and forwards each connection through the client's tunnel.
 
     Services({}, reverse=Reverse([("127.0.0.1", 9000)]))
 
-The client opens a sub-stream to the service `.reverse`, and writes where to listen and the name of a service
-at its own end:
+The client opens a sub-stream to the service `.reverse`, and writes the address to listen on and the name of a
+service at its own end:
 
-    port        2    0: any free one
+    port        2    0: any free port
     lengths     1 + 1
     host        an IP address as text
     service     a name
 
 The answer is the port, 2 bytes. The node listens until that sub-stream ends. For each connection it opens a
-sub-stream of the same tunnel to the named service. Refused with TARGET_NOT_ALLOWED is each place that the
-node's owner did not list.
+sub-stream of the same tunnel to the named service. Addresses that the node's owner did not list are refused
+with TARGET_NOT_ALLOWED.
 
 Source: docs/front.md, "Reverse forwards".
 """
@@ -71,7 +71,7 @@ def pack_request(place: Place, service: str) -> bytes:
 
 
 def unpack_port(answer: bytes) -> int:
-    """The port of an answer. Raises MalformedMessage: it is none."""
+    """The port of an answer. Raises MalformedMessage: not a port."""
     if len(answer) != _PORT.size:
         raise MalformedMessage(f"the answer of a reverse forward has {len(answer)} bytes, expected 2")
     port: int = _PORT.unpack(answer)[0]
@@ -79,13 +79,13 @@ def unpack_port(answer: bytes) -> int:
 
 
 class Reverse(StreamService):
-    """Listens at the places that it may, for one client each at a time.
+    """Listens at allowed addresses, each for one client at a time.
 
     Args:
-        allowed: IP addresses, each with a port; port 0 allows any free one that the system chooses.
+        allowed: IP addresses, each with a port; port 0 allows any free port that the system chooses.
         most: connections of one client at the same time; more wait in the backlog of the system.
     Attributes:
-        listening: the places in use.
+        listening: the addresses in use.
     Raises:
         TypeError, BadArgument: as `checked_place`, or `most` is out of range.
     """

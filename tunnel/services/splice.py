@@ -1,13 +1,13 @@
 """`Splice` joins a TCP connection and a sub-stream of a tunnel, at either end of the tunnel.
 
 Each direction is copied by its own service, so either may end first: the end of one becomes a half-close of
-the other, as between two sockets. A direction whose bytes are not taken stops its source by the socket's
-window or the credit of the sub-stream. Each direction holds the bytes of one read at most, and nothing while
-it waits for its source.
+the other, as between two sockets. If the receiver of a direction does not read, its sender is stopped by the
+socket's window or the credit of the sub-stream. Each direction holds the bytes of one read at most, and
+nothing while it waits for its source.
 
-A connection that breaks is never passed on as an orderly end, and is noticed within 10 s also while nothing
-is read from it. A reset of the socket ends the sub-stream with code DISCONNECTED. A sub-stream that
-is given up, or whose tunnel breaks, resets the socket.
+A broken connection never looks like a normal end. It is noticed within 10 s, even while nothing is read from
+it. A reset of the socket ends the sub-stream with code DISCONNECTED. If the sub-stream is aborted or its
+tunnel breaks, the socket is reset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOK_S: Final = 5.0  # between two looks at a connection; after two without a b
 
 
 class Splice:
-    """A socket and a sub-stream that are joined. Both have ended when `run` has.
+    """A socket joined with a sub-stream. When `run` returns, both have ended.
 
     Args:
         stream: confirmed, if the other end has opened it.

@@ -1,11 +1,12 @@
-"""Four services that look after a node's links for its life: listener, keeper, seeker, giver of turns.
+"""Four services that manage a node's links while it runs: listener, keeper, seeker, giver of turns.
 
 `listen_service` accepts connections within the node's limits. `keep_links` keeps `Limits.links_ahead` links
-open even without messages, so that an observer of connections cannot see when messages begin, and ends links
-that are due. `seek_peers` finds one link over which peers can be learned, and dials those that are learned.
+open even without messages, so that an observer of connections cannot see when messages begin. It also ends
+links that are too old. `seek_peers` finds a link over which the node can learn of peers, and dials the peers
+that it learns of.
 
-The keeper draws its neighbours once, from the operating system's generator, and replaces only those that
-leave the directory: a choice that followed the messages would reveal them.
+The keeper draws its neighbours once, from the operating system's generator, and replaces only neighbours that
+leave the directory. A choice that depended on messages would reveal them.
 """
 
 from __future__ import annotations
@@ -176,9 +177,9 @@ def give_turns(node: NodeContext) -> Service[None]:
 def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
     """Find out which nodes exist, for a directory that learns from others.
 
-    Whenever this node has no link, it dials one that it knows, to be told of others. It dials those that it
-    was told of at a bounded rate: several soon after the start, since a newcomer knows nobody else. Neither
-    the times nor the choice depend on this node's messages.
+    Whenever this node has no link, it dials a known node to learn of others. It dials hearsay nodes at a
+    bounded rate, several of them soon after the start, since a newcomer knows few nodes. Neither the times
+    nor the choice depend on this node's messages.
     """
     directory, limits = node.directory, node.limits
     if not isinstance(directory, ExchangeDirectory) or limits.link_policy is LinkPolicy.ONCE:

@@ -6,9 +6,9 @@ opened. One sends: everything sealed meanwhile leaves with one system call. One 
 alive. Further services pad the link and exchange peers, if the node is set up for it. All share one scope:
 the first failure ends the link, and each of its streams ends with that error.
 
-A link ends in order when both sides have sent GOAWAY and no stream is left: everything queued is sent, then
-the connection is half-closed and read until it ends. Closing with unread bytes in the receive buffer would
-make the kernel send RST, and the last records would be lost.
+A link ends cleanly when both sides have sent GOAWAY and no stream is left: everything queued is sent, then
+the connection is half-closed and read until it ends. If the connection were closed with unread bytes in the
+receive buffer, the kernel would send RST, and the last records would be lost.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Link:
         used_s: when a stream was last opened, on the reactor's clock.
         is_retired: it takes no new stream and ends with its last one.
         is_own: this node dialled it for a frame of its own.
-        source: the network that pays for its place, and for what it tells; see `AddressRules.source`.
-        known_since_s: when this neighbour was linked, without a break since, on the reactor's clock.
+        source: the network whose share its place and its announcements use; see `AddressRules.source`.
+        known_since_s: since when this neighbour has been linked without a break, on the reactor's clock.
     """
 
     def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve, *, is_own: bool) -> None:
@@ -155,7 +155,7 @@ class Link:
             raise
 
     def give_way(self) -> None:
-        """End at once with all streams, BUSY: another link takes the place."""
+        """End immediately with all streams, BUSY, because another link takes its place."""
         self.is_retired = True
         error = TableFull("all links of this node are in use, and another one took the place of this one")
         self.mux.fail(error)
@@ -167,7 +167,7 @@ class Link:
         """Run the link until it has ended.
 
         Raises:
-            PeerError: it did not end in order. Its streams have ended with that error.
+            PeerError: it did not end cleanly. Its streams have ended with that error.
         """
         failure: PeerError = Disconnected("the link was closed by this node")
         try:

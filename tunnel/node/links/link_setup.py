@@ -56,7 +56,7 @@ def dial(node: NodeContext, peer: Descriptor, puzzles: DialPuzzles) -> Service[H
     """Connect to `peer`: try its addresses in order, then perform the handshake.
 
     Args:
-        puzzles: solves the one that the peer may ask.
+        puzzles: solves the puzzle that the peer may issue.
     Raises:
         NextRefused: no address answered in time, or another node answered (`__cause__` has the error); or no
             address may be dialled, see `tunnel.routing.addresses.AddressRules`. PuzzleRefused: see there.

@@ -97,10 +97,10 @@ class LinkTable:
             self._node.turns.charge(link.source, peer_id, weight=link.weight)
 
     def payer(self, peer_id: bytes) -> bytes:
-        """Whose share of the replay table a neighbour's headers use.
+        """The owner of the share of the replay table that a neighbour's headers use.
 
-        A known neighbour uses its own share, another that of the network that it comes from, since ids are
-        free. In a local network all may come from one address.
+        A known neighbour uses its own share. Any other neighbour uses the share of its network, because ids
+        are free. In a local network all neighbours may come from one address.
         """
         pool = self.pools.get(peer_id)
         strange = [link.source for link in pool.links if link.weight == 1] if pool is not None else []
@@ -112,11 +112,11 @@ class LinkTable:
         """Open a stream to a neighbour; dial first if no link to it is open.
 
         Args:
-            is_own: it is for a frame of this node itself, not for one that somebody else has sent.
+            is_own: the stream is for a frame of this node itself, not of another sender.
         Raises:
             PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
             NextRefused: it cannot be reached.
-            TableFull: it, or this node, takes no more streams or links.
+            TableFull: the neighbour or this node accepts no more streams or links.
         """
         for _ in range(_ATTEMPTS):
             pool = self.pools.get(peer_id)
@@ -165,11 +165,11 @@ class LinkTable:
             raise type(outcome)(str(outcome))
 
     def probe(self, peer: Descriptor) -> Service[None]:
-        """Dial a node that was only heard of, to find out whether it exists.
+        """Dial a hearsay node, to find out whether it exists.
 
-        The first message on the link says whether the node itself is there (link.py). If so, the link stays
-        until it has been idle, like others. A link that the other side has dialled is no reason not to dial:
-        it proves no address. No puzzle is solved: strangers choose what a node hears.
+        The first message on the link shows whether the node itself answers (link.py). If so, the link stays
+        until it has been idle, like others. A link that the other side has dialled does not replace this
+        dial, because it proves no address. No puzzle is solved, because strangers decide what a node hears.
         """
         if not self.pool(peer.node_id).dialling:
             yield from self._connect(peer, lambda: False)
@@ -231,10 +231,10 @@ class LinkTable:
         return None
 
     def _dial(self, peer: Descriptor, is_own: Callable[[], bool]) -> Service[HandshakeResult]:
-        """Dial. A failure that a stranger may look for takes as long as the longest one.
+        """Dial. On behalf of a stranger, every failure takes as long as the longest one.
 
-        He can name any address that the rules allow, and have a frame sent there. The time of the answer
-        would tell him whether that port is open, closed or filtered.
+        A stranger can name any address that the rules allow, and make this node dial it. Otherwise the time
+        of the failure would show him whether that port is open, closed or filtered.
         """
         node, began_s = self._node, self._node.now_s()
         try:
@@ -246,8 +246,8 @@ class LinkTable:
             raise
 
     def _is_hearsay(self, peer_id: bytes) -> bool:
-        """Whether the node may be invented. Its failure then says nothing: strangers choose what this node is
-        told and what it relays, and could displace the peers that it knows from their table."""
+        """Whether the node may be invented. Its failures are then not recorded: strangers choose the
+        announcements and frames that cause them, and could displace known peers from the peer table."""
         directory = self._node.directory
         return isinstance(directory, ExchangeDirectory) and directory.is_hearsay(peer_id)
 
@@ -341,8 +341,9 @@ class LinkTable:
         Nothing is closed yet: a peer without a proven identity must not be able to end the links of others.
 
         Args:
-            is_own, is_dialled: the new link is dialled, and for this node itself. A dial for somebody else's
-                frame ends no busy link, and only one for itself ends idle links whose place is reserved.
+            is_own, is_dialled: the new link is dialled, and for this node itself. A dial for another sender's
+                frame ends no busy link. Only a dial for this node itself ends idle links with reserved
+                places.
         Raises:
             TableFull: all links are in use.
         """

@@ -1,9 +1,9 @@
 """Puzzles that other nodes ask this one to solve: one at a time, in a thread, for its own frames only.
 
-Anybody who answers a dial can ask for a puzzle, since RETRY is not authenticated, and strangers decide whom a
-relay dials. Three limits bound the work: the difficulty (MAX_BITS), the number of tries, and one puzzle for
-each dial, however many addresses the peer has. A dial for somebody else's frame fails when the peer asks for
-a puzzle. Source: docs/security.md.
+Any machine that answers a dial can issue a puzzle, because RETRY is not authenticated, and strangers decide
+whom a relay dials. Three limits bound the work: the difficulty (MAX_BITS), the number of tries, and one
+puzzle for each dial, even if the peer has several addresses. A dial for another sender's frame fails when the
+peer issues a puzzle. Source: docs/security.md.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class DialPuzzles:
         """Return the answer.
 
         Raises:
-            PuzzleRefused: for somebody else's frame. HandshakeError: the second puzzle of this dial, or as
+            PuzzleRefused: for another sender's frame. HandshakeError: the second puzzle of this dial, or as
                 `PuzzleSolver.solve`.
         """
         if not self._is_own():

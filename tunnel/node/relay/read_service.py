@@ -163,9 +163,9 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
 
 
 def _report_behind(reporter: Reporter, outgoing: Stream, next_id: bytes, error: PeerError) -> Service[None]:
-    """Report a failure behind this node: the next node's status, or without one the failure of its stream.
+    """Report a failure after this node: the next node's status or, without one, the failure of its stream.
 
-    The read service reports this node's own failures, also where the next node has reported success.
+    The read service reports this node's own failures, even if the next node has reported success.
     """
     if outgoing.error is None and not isinstance(error, MalformedMessage):
         return
@@ -309,7 +309,7 @@ def relay(
 
 
 def _begin_chunk(source: Duplex, chunk_bytes: int) -> bytearray | None:
-    """Take the next chunk, or the first byte of one that is not in one piece. None: FIN came instead.
+    """Take the next chunk, or the first byte of a chunk that is not in one piece. None: FIN came instead.
 
     Raises:
         BlockingIOError: nothing has arrived. Errors of the stream.

@@ -144,7 +144,7 @@ def with_tunnel(
 ) -> Service[Report | None]:
     """Open a tunnel, run `use` with it, and close it.
 
-    When `use` returns, the tunnel is closed in order: sent data arrives, and the other end may finish
+    When `use` returns, the tunnel is closed cleanly: sent data arrives, and the other end may finish
     sending. When `use` raises, the tunnel is aborted.
 
     Returns:
@@ -216,7 +216,7 @@ class Carrier:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the tunnel has ended, in order or not."""
+        """Whether the tunnel has ended, cleanly or not."""
         return self.handle.is_finished or (self.life is not None and self.life.has_failed)
 
     def run(self, route: Route, profile: Profile) -> Service[None]:
@@ -249,10 +249,10 @@ class Carrier:
         return self.report
 
     def stand(self, leave: Signal, life_s: float) -> Service[bool]:
-        """Own a tunnel that stands ready: wait until `leave` is set, `life_s` has passed or it has ended.
+        """Own a prepared tunnel: wait until `leave` is set, `life_s` has passed or the tunnel has ended.
 
-        While it carries no sub-stream, a probe takes the place of the chunk that keeps it alive. So a dead
-        one ends before a user waits for it.
+        While it carries no sub-stream, a probe replaces the chunk that keeps it alive. A dead tunnel
+        therefore ends before a user waits for it.
 
         Returns:
             Whether the time has passed.

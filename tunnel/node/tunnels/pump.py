@@ -30,7 +30,7 @@ def pump(
     remove_layers: Layers | None = None,
     heard: Callable[[], None] | None = None,
 ) -> Service[None]:
-    """Move a tunnel's chunks until both directions have ended in order.
+    """Move a tunnel's chunks until both directions have ended cleanly.
 
     Args:
         first: a chunk that was already read from the stream.
@@ -121,8 +121,8 @@ def _receive(
 class _Heard:
     """Counts only the received bytes of a stream, for the idle watch.
 
-    Both ends keep a tunnel alive. A silent end has gone, however much this end still sends into the streams
-    of the hops between.
+    Both ends send keep-alive chunks. If nothing arrives, the other end has gone, even if this end can still
+    send into the streams of the hops between.
     """
 
     content_out = 0

@@ -295,7 +295,7 @@ class NodeTunnel(EnteredOnce):
 
     @_call
     def start(self, target: str | Target, *, client_key: ClientKey | None = None) -> Service[TunnelStream]:
-        """Open a sub-stream without waiting for the other end: bytes can be written right behind.
+        """Open a sub-stream without waiting for the other end: bytes can be written immediately.
 
         `TunnelStream.opened` waits for its answer. Args: as for `open`.
         """
@@ -401,7 +401,7 @@ class NodeTunnel(EnteredOnce):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the tunnel has ended, in order or not."""
+        """Whether the tunnel has ended, cleanly or not."""
         return self._life.has_ended if self._carrier is None else self._carrier.has_ended
 
     @property
@@ -591,7 +591,7 @@ class TunnelStream(EnteredOnce):
 
     @property
     def claim(self) -> Claim:
-        """What it says about its client, if the other end has opened it."""
+        """The proof of a client key that came with it, if the other end has opened it."""
         return Claim(self.core.binding, self.core.target.pack(), self.core.proof)
 
     def close(self) -> None:
