@@ -231,6 +231,9 @@ def test_a_place_that_cannot_be_opened_is_named(network: Path, tmp_path: Path) -
         connect(network / "node-0" / "state")
     with pytest.raises(ConfigError, match="nowhere"):
         connect(tmp_path / "nowhere")
+    with pytest.raises(NodeNotRunning) as refused:
+        connect(network / "peers")
+    assert refused.value.hint == f"did you mean {network}?"
     with pytest.raises(ConfigError), open_node(network / "client.toml"):
         pass
     with pytest.raises(TypeError), open_node(network / "node-0" / "node.toml", services={"x": 3}):  # type: ignore[dict-item]

@@ -20,6 +20,7 @@ from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, ReplyMode
 from tunnel.client import Client, ServiceClient
 from tunnel.errors import ErrorCode, LocalTunnelError, SubStreamReset
+from tunnel.node.tunnels.tunnel import checked_target
 from tunnel.services import (
     AttachmentLimits,
     BlockingQuery,
@@ -262,6 +263,9 @@ def test_services_by_name(step: int) -> None:
                 ask(net, wrong)
             assert caught.value.code is code
         wait_until_idle(net)
+    with pytest.raises(LocalTunnelError) as refused:
+        checked_target("example.com:80")
+    assert "parse_target" in refused.value.hint
     for name in ("", "../x", "a b"):
         with pytest.raises(LocalTunnelError, match="invalid name"):
             Services({name: upper})

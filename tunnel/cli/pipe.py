@@ -109,7 +109,8 @@ def run_pipe(options: argparse.Namespace) -> int:
             ):
                 _join(stream)
         except SubStreamReset as error:
-            raise QueryFailed(failure_of(error, end_of(target)).text, error.code) from error
+            failed = failure_of(error, end_of(target))
+            raise QueryFailed(failed.text, failed.code, hint=failed.hint) from error
     return 0
 
 

@@ -76,7 +76,13 @@ def connect(place: str | Path) -> ConnectedNode:
     path = Path(place)
     is_state = path.is_dir() and not any((path / name).exists() for name in (CLIENT_FILE, "node.toml"))
     if is_state:
-        return ControlClient(path / CONTROL_FILE)
+        try:
+            return ControlClient(path / CONTROL_FILE)
+        except NodeNotRunning as error:
+            above = path.resolve().parent
+            if (above / CLIENT_FILE).exists():
+                error.hint = f"did you mean {above}?"
+            raise
     file = path / CLIENT_FILE
     config = load_config(file if file.exists() else path, os.environ, listens=False)
     if not is_client(config):

@@ -20,6 +20,9 @@ __all__ = ["REACH_S", "Advise", "end_of", "failure_of", "no_advice", "summary"]
 REACH_S: Final = 60.0
 """Time limit for a tunnel and the target's answer; the exit and the pool have shorter ones of their own."""
 
+_PUBLISHER: Final = "the publishing node"
+_LISTED: Final = "is the name right? If the service lists its clients, it wants the key of one (--key FILE)"
+
 Advise: TypeAlias = Callable[[QueryFailed], str]
 """A remedy for a tunnel that could not be opened, such as the command that starts the network; or ""."""
 
@@ -31,7 +34,7 @@ def no_advice(error: QueryFailed) -> str:
 
 def end_of(target: Target) -> str:
     """The node that connects to a target, in words."""
-    return "the publishing node" if target.kind is TargetKind.SERVICE else "the exit"
+    return _PUBLISHER if target.kind is TargetKind.SERVICE else "the exit"
 
 
 def failure_of(error: Exception, end: str) -> Failed:
@@ -46,7 +49,8 @@ def failure_of(error: Exception, end: str) -> Failed:
             return Failed(code, str(error), error.blamed, hint=error.hint)
         case SubStreamReset() if error.by_other_end:  # a tunnel that fails raises QueryFailed
             text = f"{end} {CODES[error.code].did.format(next='the next node')} ({error.code.name})"
-            return Failed(error.code, text, is_at_target=True)
+            hint = _LISTED if end == _PUBLISHER and error.code is ErrorCode.TARGET_NOT_ALLOWED else ""
+            return Failed(error.code, text, is_at_target=True, hint=hint)
         case PeerError():
             return Failed(error.code, str(error))
         case TimedOut():  # a tunnel is opened in less time
@@ -58,7 +62,7 @@ def failure_of(error: Exception, end: str) -> Failed:
 
 def summary(failed: Failed) -> str:
     """The reason for the log, without target and hops."""
-    if failed.is_at_target or failed.code is ErrorCode.INTERNAL:  # the latter is of this process
-        return failed.text
     advice = f"; {failed.hint}" if failed.hint else ""
+    if failed.is_at_target or failed.code is ErrorCode.INTERNAL:  # the latter is of this process
+        return failed.text + advice
     return f"{CODES[failed.code].meaning} ({failed.code.name}){advice}"

@@ -656,6 +656,11 @@ def checked_target(target: str | Target) -> Target:
     Raises:
         TypeError: neither. LocalTunnelError: an invalid name.
     """
+    if isinstance(target, str) and ":" in target:
+        raise LocalTunnelError(
+            f"{target!r} is not the name of a service",
+            "a host and a port behind an exit are parse_target(...) of tunnel.front.targets",
+        )
     if isinstance(target, str):
         return Target(TargetKind.SERVICE, checked_name(target))
     if not isinstance(target, Target):
