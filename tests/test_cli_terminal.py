@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from tests.support.terminal import read_terminal
 from tunnel import __version__
 from tunnel.cli import main, options
-from tunnel.cli.client import PeerNames
+from tunnel.cli.client import Client, PeerNames
 from tunnel.cli.main import LogFormatter, make_parser
 from tunnel.cli.options import COMMANDS
 from tunnel.cli.terminal import ProgressBar, prepare_output, printable, say, table, text_width
@@ -35,7 +35,7 @@ from tunnel.codes import CODES, Report
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import PeerFiles
-from tunnel.errors import ErrorCode
+from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.node.query.request import MAX_RETRIES
 
 CLI = Path(sys.modules["tunnel.cli.main"].__file__ or "").parent
@@ -592,3 +592,49 @@ def test_the_handlers_of_a_program_are_put_back(net: Path, capsys: pytest.Captur
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert main(["peers", "--network", str(net)]) == 0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+UP = "is the network up? Start it with: mtun up net"
+
+
+@pytest.mark.parametrize(
+    ("command", "report", "hint"),
+    [
+        (
+            "ping node-3",
+            None,
+            f"{UP} (if only that node is down, --ret",
+        ),
+        ("ping node-3 --hops 0", None, UP),
+        ("ping node-3 --retries 1", None, UP),
+        ("send file node-3", None, UP),
+        (
+            "pipe node-3:a",
+            None,
+            f"{UP} (if only that node is down, try",
+        ),
+        ("socks --exit node-3", None, UP),
+        ("ping node-3", (0, True), "--retries 3 tries other routes"),
+        ("bench node-3", (1, True), "--retries 3 tries other routes"),
+        ("ping node-3 --retries 1", (0, True), ""),
+        ("send file node-3", (0, True), ""),  # it has tried others
+        ("pipe node-3:a", (0, True), "try again: each run draws another route"),
+        ("forward 1 node-3:a", (0, True), ""),  # each connection tries again
+        ("ping node-3", (2, True), "is that node running? Other routes to it end there too"),
+        ("ping node-3", (3, False), ""),  # the node itself reports
+    ],
+)
+def test_the_advice_for_a_failed_route_is_one_of_the_command(
+    command: str, report: tuple[int, bool] | None, hint: str
+) -> None:
+    arguments = [*command.split(), "--network", "net"]
+    client = Client(make_parser([arguments[0]]).parse_args(arguments))
+    route = tuple(bytes([number]) * 32 for number in range(4))
+    found = None
+    if report is not None:
+        hop, about_next = report
+        found = Report(route, succeeded=False, hop=hop, code=ErrorCode.NEXT_REFUSED, about_next=about_next)
+    shown = client.hint(QueryFailed("no", ErrorCode.NEXT_REFUSED, found))
+    assert shown.startswith(hint)
+    assert bool(shown) is bool(hint)
+    assert ("--retries" in shown) is ("--ret" in hint)

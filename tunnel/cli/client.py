@@ -59,6 +59,7 @@ __all__ = [
 T = TypeVar("T")
 
 _MOST_HOPS = 126
+_ANOTHER_RUN = "try again: each run draws another route"
 _LOOK_S = 0.5  # between two looks for signals
 _STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
@@ -339,16 +340,34 @@ class Client:
             failed.code is not ErrorCode.NEXT_REFUSED or failed.report
             for failed in error.attempts or (error,)
         ):
-            return ""
+            return self._another_route(error)
         start = ""
         if self._options.network is not None:
             start = f" Start it with: mtun up {shlex.quote(str(self._options.network))}"
         elif self._options.peers is not None:
             start = " --peers works for the network `local`; any other network needs --config."
         options = self._options
-        may_retry = getattr(options, "retries", None) == 0 and options.hops != 0
-        around = " (if only that node is down, --retries 3 avoids it)" if may_retry else ""
+        around = ""
+        if options.hops != 0:
+            if getattr(options, "retries", None) == 0:
+                around = " (if only that node is down, --retries 3 avoids it)"
+            elif options.command == "pipe":
+                around = f" (if only that node is down, {_ANOTHER_RUN})"
         return f"is the network up?{start}{around}"
+
+    def _another_route(self, error: QueryFailed) -> str:
+        """Advice for a failure of a proxy: the way of this command to get another route."""
+        report, options = error.report, self._options
+        if error.code is None or report is None or report.hop is None or report.is_refusal:
+            return ""
+        hops = len(report.route) - 1
+        if report.about_next and report.hop + 1 == hops:
+            return "is that node running? Other routes to it end there too"
+        if report.hop >= hops:
+            return ""
+        if options.command == "pipe":
+            return _ANOTHER_RUN
+        return "--retries 3 tries other routes" if getattr(options, "retries", None) == 0 else ""
 
     def hops(self) -> int:
         """The number of proxies: that of --hops, or the node's default."""

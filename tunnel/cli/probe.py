@@ -224,6 +224,10 @@ def run_ping(options: argparse.Namespace) -> int:
             f"{len(times)} of {len(pings)} answered; minimum {min(times):.1f} ms, "
             f"median {statistics.median(times):.1f} ms, maximum {max(times):.1f} ms"
         )
+        if lost := len(pings) - len(times):
+            complain(f"error: {name} did not answer {lost} of {len(pings)} pings")
+            if hint := next((pinged.hint for pinged in pings if pinged.hint), ""):
+                complain(f"hint: {hint}")
     else:
         complain(f"error: {name} did not answer")
         known = all(pinged.hint for pinged in pings)
