@@ -29,6 +29,7 @@ from tunnel.identity.state_dir import StateDir, write_private
 from tunnel.running.fronts import read_users
 
 _KEYS = make_keys("fuzzed files")
+_PEERS = StaticDirectory([_KEYS.descriptor((Address("192.0.2.1", 1),), NOW_S, ENGINE)])
 _MOST_BYTES = 1 << 40
 
 
@@ -166,8 +167,7 @@ def secret_file(given: Input) -> None:
 @target(KeyFileError, most_bytes=2048)
 def peer_file(given: Input) -> None:
     """A peer file: strict, it is read whole or refused; else its good lines are read."""
-    descriptor = _KEYS.descriptor((Address("192.0.2.1", 1),), NOW_S, ENGINE)
-    path = _file("peers", _changed(_written(StaticDirectory([descriptor]).save), given))
+    path = _file("peers", _changed(_written(_PEERS.save), given))
     bad: list[str] = []
     found = StaticDirectory.load(path, ENGINE, on_bad_line=bad.append)
     assert all(each.signed for each in found)

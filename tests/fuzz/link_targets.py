@@ -25,12 +25,21 @@ from tunnel.link.handshake import MAX_BITS
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.newcomers import Newcomer, Newcomers
 from tunnel.link.noise import LinkKeys
-from tunnel.link.records import UNIT_BYTES, BufferPool, RecordSealer, record_bytes_for
+from tunnel.link.records import (
+    MAX_RECORD_BYTES,
+    RECORD_OVERHEAD,
+    UNIT_BYTES,
+    BufferPool,
+    RecordSealer,
+    record_bytes_for,
+)
 from tunnel.link.turns import HeaderTurns
 
 _MOST_STREAMS = 4
 _TURNS_PER_S = 100
 _LIMITS = MuxLimits(max_streams=_MOST_STREAMS, peer_max_streams=_MOST_STREAMS, window_bytes=1 << 20)
+# One for all inputs, since a new one for each would be garbage of half a megabyte.
+_BUFFERS = BufferPool()
 _PROFILE_BYTES = [*(profile.byte for profile in ALL_PROFILES), 0, 6, 255]
 # Each stream of the peer and of this side may have OPEN, FIN, RESET and CREDIT waiting; then GOAWAY, PING.
 _MOST_CONTROL_BYTES = 20 * (64 + 8 * _MOST_STREAMS)
@@ -71,7 +80,7 @@ class _Side:
 
     def __init__(self, *, is_dialler: bool) -> None:
         self.clock = Clock()
-        self.buffers = BufferPool()
+        self.buffers = _BUFFERS
         self.is_dialler = is_dialler
         self.mux: Multiplexer[Flag] = Multiplexer(
             LinkKeys(KEY_1, KEY_2, b""),
@@ -86,6 +95,7 @@ class _Side:
         self.streams: list[MuxStream[Flag]] = []
 
     def record(self, plain: bytes) -> bytes:
+        plain = plain[: MAX_RECORD_BYTES - RECORD_OVERHEAD]
         record = bytearray(record_bytes_for(len(plain)))
         record[4 : 4 + len(plain)] = plain
         self._sealer.seal(memoryview(record))
