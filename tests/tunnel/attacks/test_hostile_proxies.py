@@ -122,6 +122,16 @@ def test_a_client_finds_the_honest_ones(relays: HostileRelays, name: str, count:
         assert not peers.backed_off()
 
 
+def test_a_client_that_waits_less_than_proxies_do_finds_a_silent_one(relays: HostileRelays) -> None:
+    """Its `timeout_s` ends before anybody reports, and leaves no time for retries. But it remembers."""
+    with LocalNetwork(peers=7, limits=Limits(linger_s=0.3)) as net:
+        relays.spoil(net[HOSTILE], spoilers["swallow everything"])
+        asked = Asked(net, timeout_s=0.5)
+        asked.ask(20, b"short")
+    assert relays.spoilt
+    assert asked.succeeded >= 20 - 4
+
+
 @pytest.mark.parametrize("code", [ErrorCode.NEXT_REFUSED, ErrorCode.TIMEOUT], ids=lambda code: code.name)
 def test_accusations_do_not_steer_routes(relays: HostileRelays, code: ErrorCode) -> None:
     """Two of eight proxies accuse the next node of every frame, unless that is the other one."""

@@ -280,21 +280,25 @@ def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResu
     """
     check_served(request.mode)
     with spooled(0 if request.sinks else request.replies) as spools:
+        pending = PendingQuery(*(request.sinks or spools))
         try:
-            query = in_query_place(node, _query(node, request, spools))
+            query = in_query_place(node, _query(node, request, spools, pending))
             return (yield from timeout_after(request.timeout_s, query))
         except TimedOut as error:
             text = f"the query was not done within {request.timeout_s} s"
-            raise QueryFailed(text, ErrorCode.TIMEOUT) from error
+            # Sent in full, and no byte has come back: as with an idle limit, which may be longer.
+            blamed = _all_hops(request) if pending.is_unanswered else ()
+            raise QueryFailed(text, ErrorCode.TIMEOUT, blamed=blamed) from error
 
 
-def _query(node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...]) -> Service[QueryResult]:
+def _query(
+    node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...], pending: PendingQuery
+) -> Service[QueryResult]:
     query: OutgoingQuery = request.prepared or (yield RunInThread(partial(build_query, node, request)))
     if node.scope.is_cancelled:
         raise NodeStopped()
-    running = RunningQuery(node, request, query, PendingQuery(*(request.sinks or spools)))
+    running = RunningQuery(node, request, query, pending)
     report = yield from running.run()
-    pending = running.pending
     return QueryResult(
         request.route,
         request.mode,
@@ -569,7 +573,8 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
                 node.peers.query_failed(error)
             failures.append(error)
             node.counters.query_failures += 1
-            next_request = retry.next(request, failures, has_new_keys=is_innocent)
+            is_over = ends_s is not None and node.now_s() >= ends_s
+            next_request = None if is_over else retry.next(request, failures, has_new_keys=is_innocent)
             if next_request is None:
                 if (failed := _all_of(failures)) is error:
                     raise  # `from` would make it its own cause

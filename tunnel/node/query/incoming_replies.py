@@ -192,6 +192,7 @@ class PendingQuery:
         self._complete: set[int] = set()
         self._ends_left = len(sinks)
         self._state = QueryState.SENDING if sinks else QueryState.COMPLETE
+        self._was_sent = False
         self.content_in = 0
         self.content_out = 0
         self.done = Signal()
@@ -203,6 +204,7 @@ class PendingQuery:
 
     def enter(self, state: QueryState) -> bool:
         """Go to a state, if the table lets it follow the present one. Returns whether it did."""
+        self._was_sent = self._was_sent or state is QueryState.SENT
         follows = state in _NEXT[self._state]
         if follows:
             self._state = state
@@ -252,6 +254,11 @@ class PendingQuery:
     def claimed(self) -> bool:
         """Whether a reply has started."""
         return bool(self._claimed)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the query is sent, and nothing of a reply has come."""
+        return self._was_sent and not self.content_in
 
     @property
     def is_complete(self) -> bool:
