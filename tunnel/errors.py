@@ -324,8 +324,8 @@ class QueryFailed(RemoteTunnelError):
     Attributes:
         code: the reason, if known.
         report: the report of the route's nodes, if there is one.
-        blamed: ids of nodes of which at least one is at fault (docs/errors.md, "Codes"): by the report, by the
-            failure of the first link, or all that carried the query. May be empty.
+        blamed: ids of nodes of which at least one is at fault (docs/errors.md, "Codes"): by the report, by
+            the failure of the first link, or all that carried the query. May be empty.
         attempts: failures of all attempts of a retried query, the last one included.
         hint: remedy, for people, if it is more specific than the code's advice; may be empty.
     """
