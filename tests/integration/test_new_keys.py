@@ -68,7 +68,9 @@ class Restarting:
         return tuple(self.nodes[number].id for number in numbers)
 
     def failures(self) -> list[int]:
-        return [self.alice.peers.failures(node.id) for node in self.nodes]
+        """Of each node: its failed links, and one more if it is a suspect."""
+        peers = self.alice.peers
+        return [peers.failures(node.id) + (peers.score(node.id) > 0) for node in self.nodes]
 
     def close(self) -> None:
         for node in self.nodes:
