@@ -416,7 +416,7 @@ def test_a_destination_that_refuses_is_not_backed_off(net: LocalNetwork, service
     """It has answered: the log must not contain "does not answer", and routes need not avoid it."""
     with pytest.raises(QueryFailed):
         Client(net[0]).query(net[4].id, b"x", service=service, hops=1).result(PATIENCE_S)
-    assert net[4].id not in net[0].peers.backed_off()
+    assert net[4].id not in net[0].peers.avoided()
 
 
 def test_services_bound_a_wait(net: LocalNetwork) -> None:

@@ -380,7 +380,7 @@ def test_a_refusal_ends_a_transfer_immediately(
             transfers(net[0], net[2].id, service=named)[what]().result(PATIENCE_S)
         assert caught.value.code is code
         assert service.count == 1
-        assert net[0].peers.backed_off() == [], "it has answered"
+        assert net[0].peers.avoided() == set(), "it has answered"
 
 
 REFUSALS = [code for code, row in CODES.items() if not row.may_pass]

@@ -131,7 +131,7 @@ def test_unused_tunnels_are_closed_in_order(net: LocalNetwork, monkeypatch: pyte
     assert all(report is not None and report.succeeded for report in reports)
     wait_until(net, lambda: not any(standing(net).places.values()))
     wait_until_idle(net)
-    assert not net[0].peers.backed_off()
+    assert not net[0].peers.avoided()
 
 
 def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_a_prepared_tunnel_whose_other_end_has_closed_is_not_used() -> None:
         wait_until(net, lambda: not any(tunnel.is_as_new for tunnel in old))
         use(net)
         wait_until(net, lambda: all(tunnel.has_ended for tunnel in old))
-        assert not net[0].peers.backed_off(), "nobody failed"
+        assert not net[0].peers.avoided(), "nobody failed"
 
 
 def test_prepared_tunnels_use_half_of_the_nodes_queries_at_most() -> None:

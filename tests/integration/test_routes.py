@@ -247,7 +247,7 @@ def test_a_refusal_is_not_retried_in_any_error_mode(error_mode: ErrorMode) -> No
             net[0].query(net[4].id, bytes(3_000_000), **way).result(PATIENCE_S)
         assert count == 1
         if error_mode is not ErrorMode.XOR:  # it names the destination, not the reason
-            assert net[0].peers.backed_off() == []
+            assert net[0].peers.avoided() == set()
 
 
 def test_a_destination_that_is_dead_costs_the_hops_before_it_a_pause_only() -> None:
@@ -505,7 +505,7 @@ def test_prepared_queries_are_used_once_and_discarded_when_a_hop_changes_or_fail
         wait_full()
         for ready in list(waiting):
             net[0].peers.failed(ready.request.route.proxies[1])
-        assert not set(ask().route.proxies) & set(net[0].peers.backed_off())
+        assert not set(ask().route.proxies) & net[0].peers.avoided()
         # A separate kind, and a retry that draws new routes.
         for mode in (ReplyMode.OTHER_ROUTE, ReplyMode.CACHED, ReplyMode.NONE):
             assert [ask(mode).query_bytes for _ in range(3)] == [5, 5, 5]
