@@ -1,7 +1,7 @@
 """Settings shared by all tests: hypothesis profiles, and which tests run.
 
-`pytest` alone runs what takes 90 seconds on two cores. `--full` adds the tests marked `full`; so does naming
-a file, folder or test. `--run-slow` adds those marked `slow`. `.ci/run` uses `--full`.
+`pytest` alone runs tests that take 90 seconds on two cores. `--full` adds the tests marked `full`; so does
+naming a file, folder or test. `--run-slow` adds the tests marked `slow`. `.ci/run` uses `--full`.
 """
 
 from __future__ import annotations

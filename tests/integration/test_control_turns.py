@@ -1,4 +1,4 @@
-"""Many queries at once over one control socket: those above the limit of a client wait for their turn."""
+"""Many simultaneous queries over one control socket: queries above a client's limit wait for their turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each counter of a node grows by a real event between real nodes, and by nothing else."""
+"""Each counter of a node grows when its event happens between real nodes, and at no other time."""
 
 from __future__ import annotations
 

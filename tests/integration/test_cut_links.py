@@ -1,8 +1,8 @@
 """Links that end at any byte: hypothesis picks the byte and the direction, a proxy between two nodes cuts
 there.
 
-What must hold: streams on the link end with an error, others live, the pool dials again, and nothing is left:
-descriptors, services, streams, buffers and the budget are counted before and after.
+Streams on the link must end with an error, other streams must live, and the pool must dial again. No resource
+may leak: descriptors, services, streams, buffers and the budget are counted before and after.
 """
 
 from __future__ import annotations

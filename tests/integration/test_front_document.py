@@ -1,6 +1,6 @@
-"""docs/front.md: its commands run as they stand, with a server of this machine in place of example.com.
+"""The commands of docs/front.md run unchanged, with a server of this machine in place of example.com.
 
-The first section makes the network in which all others work.
+The first section creates the network that all others use.
 """
 
 from __future__ import annotations

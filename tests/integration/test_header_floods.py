@@ -1,4 +1,4 @@
-"""Neighbours that flood a real node with headers: others get through, and the flood stays at its senders."""
+"""Neighbours flood a real node with headers: others get through, and the flood waits at its senders."""
 
 from __future__ import annotations
 

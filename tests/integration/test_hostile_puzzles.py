@@ -1,4 +1,4 @@
-"""Listeners that answer each first message with a puzzle: strangers spend no node's processor with them."""
+"""Listeners answer each first message with a puzzle: strangers cannot waste a node's processor time."""
 
 from __future__ import annotations
 

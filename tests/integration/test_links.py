@@ -1,4 +1,4 @@
-"""Links between real nodes: which links exist, how they end, which peers are refused, and which get through.
+"""Links between real nodes: which links exist, how they end, and which peers are refused or accepted.
 Their traffic is tested in test_local_network.py, broken links in test_cut_links.py.
 """
 

@@ -1,9 +1,9 @@
 """Nodes on separate hosts: network namespaces, joined by a wire of 50 ms and 1 % loss.
 
 Real TCP stacks with real retransmissions between processes that cannot see each other's loopback. The network
-is not declared local, and each host has a public address: so routes begin with guards, and no two of their
-proxies are of one /16. Every mode works; a proxy that is killed in the middle of a transfer is named, the
-retry goes around it, and the node is used again when it is back.
+is not declared local, and each host has a public address. Routes therefore begin with guards, and no two of
+their proxies share a /16. Every mode works. A proxy that is killed during a transfer is named, the retry
+avoids it, and the node is used again when it has returned.
 """
 
 from __future__ import annotations

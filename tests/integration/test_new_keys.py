@@ -1,4 +1,4 @@
-"""A node that restarts after a crash has new onion keys. Queries for its old ones fail, and accuse nobody."""
+"""A node restarts after a crash with new onion keys. Queries for its old keys fail without blaming a node."""
 
 from __future__ import annotations
 

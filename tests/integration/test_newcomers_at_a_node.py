@@ -1,4 +1,4 @@
-"""Strangers that connect and do not finish the handshake, against real nodes: nobody else loses by it."""
+"""Strangers connect to real nodes and do not finish the handshake: other peers lose nothing."""
 
 from __future__ import annotations
 

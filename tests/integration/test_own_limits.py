@@ -1,4 +1,4 @@
-"""Limits of a node's own make its work wait; they do not fail it."""
+"""At a node's own limits, its queries wait and do not fail."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A stranger has a node dial addresses of his choice, and looks at the answer: is something there?
+"""A stranger makes a node dial addresses of his choice, to learn from the answer whether a port is open.
 
-He presents descriptors that name these addresses, and sends a header for each. The node is one of a network
-declared local, with the defaults, so it dials this machine only; and a port that is closed, one that accepts
-and is silent, and one that talks look the same to him.
+He presents descriptors that name these addresses, and sends a header for each. The node belongs to a network
+declared local and has default settings, so it dials this machine only. A closed port, a port that accepts and
+is silent, and a port that talks must look the same to him.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published TCP services: reached by name, and for listed clients only where there is a list."""
+"""Published TCP services: clients reach them by name; a list restricts them to listed clients."""
 
 from __future__ import annotations
 

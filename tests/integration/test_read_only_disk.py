@@ -1,4 +1,4 @@
-"""A disk becomes read-only while a node runs: it goes on, refuses in words, and logs each kind once."""
+"""A disk becomes read-only while a node runs: it continues, explains refusals, and logs each kind once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reverse forwards: a node listens for a client, where its owner allows that, and nowhere else."""
+"""Reverse forwards: a node listens for a client, at the addresses that its owner allows and at no others."""
 
 from __future__ import annotations
 

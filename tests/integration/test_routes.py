@@ -1,4 +1,4 @@
-"""Routes over running nodes: a dead hop is named and avoided, a returned one is used, guards stay."""
+"""Routes over running nodes: a dead hop is named and avoided, a returned node is used again, guards stay."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Tunnels over which nothing arrives any more: noticed at both ends in time, with the reason, and replaced.
+"""Silent tunnels, over which nothing arrives any more: both ends notice in time, with the reason, and replace
+them.
 
-`Swallower` makes a node drop what it sends on some streams, without a word: a broken hop does that, and one
-that is stopped looks the same to its neighbours. At the end of this file real processes are stopped.
+`Swallower` makes a node silently drop everything that it sends on some streams, like a broken or stopped hop.
+At the end of this file real processes are stopped.
 """
 
 from __future__ import annotations

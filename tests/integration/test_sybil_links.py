@@ -1,4 +1,5 @@
-"""Strangers with many identities take all links of a real node: others still get one, and its own stay."""
+"""Strangers with many identities take all links of a real node: others still get a link, and the node's own
+links stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tunnels of a front: shared by key, replaced when they break, are full or old, bounded in number."""
+"""The tunnels of a front: shared by isolation key; replaced when broken, full or old; limited in number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any exception of a user's code ends its own call, and no node."""
+"""Any exception of a user's code ends only its own call, never the node."""
 
 from __future__ import annotations
 

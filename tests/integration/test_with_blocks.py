@@ -1,4 +1,4 @@
-"""Context managers serve one `with` block: a second one, after it or inside it, is an error that says so."""
+"""Each context manager serves one `with` block: a later or nested block is an error with an explanation."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Nodes of one reactor, joined by connections in memory, on a clock that the test moves."""
+"""A model of a network: nodes of one reactor, joined by connections in memory, on a fake clock."""

@@ -1,4 +1,5 @@
-"""Who knows what of a query: each party's record against the threat model of docs/protocol.md.
+"""The knowledge of each party about a query: its record is compared with the threat model of
+docs/protocol.md.
 
 "No proxy learns more of the route than the neighbour before it and the neighbour after it; Bob learns Alice
 only if she tells him; nobody but Bob reads or changes the query, nobody but Alice the reply."

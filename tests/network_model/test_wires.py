@@ -1,4 +1,4 @@
-"""The wires behave like connections of TCP, and break as told."""
+"""The wires behave like TCP connections, and break on request."""
 
 from __future__ import annotations
 

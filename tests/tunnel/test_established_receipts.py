@@ -1,4 +1,4 @@
-"""How much Bob sends in a tunnel before Alice shows that she receives it, with both ends in memory."""
+"""The limit on what Bob sends in a tunnel before Alice proves that she receives it; both ends in memory."""
 
 from __future__ import annotations
 

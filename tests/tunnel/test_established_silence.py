@@ -1,7 +1,6 @@
-"""A tunnel whose other end no longer answers: noticed in time where traffic waits, and only there.
+"""A tunnel whose other end no longer answers: noticed in time while traffic waits, and only then.
 
-All on a clock that the test moves. Each end is driven as the node drives it: `look` once every tick while it
-is not settled.
+All tests use a fake clock. Each end is driven as by a node: `look` once every tick while it is not settled.
 """
 
 from __future__ import annotations

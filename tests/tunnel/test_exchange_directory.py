@@ -1,4 +1,4 @@
-"""The learning directory: what is told is bounded and verified, and counts when this node has dialled."""
+"""The learning directory: announced nodes are limited and verified, and count as reached after a dial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exit with made-up name servers and connections: what is dialled, and the codes of what is refused."""
+"""The exit with fake name servers and connections: the dialled addresses, and the codes of refusals."""
 
 from __future__ import annotations
 

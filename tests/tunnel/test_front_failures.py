@@ -1,4 +1,4 @@
-"""The words for a connection that failed: they name what is there, and no route."""
+"""The texts for a failed connection: they name the far end, but not the route."""
 
 from __future__ import annotations
 

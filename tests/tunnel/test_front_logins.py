@@ -1,4 +1,4 @@
-"""Logins of a port: who guesses passwords is slowed down, and disturbs few others."""
+"""Logins of a port: guessing passwords is slow, and affects few other users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of what was told: bounded by source, for a time, and drawn fairly between sources."""
+"""The table of hearsay nodes: limited for each source and in time, and drawn fairly between sources."""
 
 from __future__ import annotations
 

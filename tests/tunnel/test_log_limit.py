@@ -1,4 +1,4 @@
-"""Log lines that strangers can cause: some, and then a count."""
+"""Log lines that strangers can cause: a few lines, then a count."""
 
 from __future__ import annotations
 

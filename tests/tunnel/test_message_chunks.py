@@ -1,4 +1,4 @@
-"""Sealed messages with wrong chunks: made by hand, damaged, truncated; and that a nonce serves once."""
+"""Sealed messages with wrong chunks: made by hand, damaged or truncated; and each nonce is used once."""
 
 from __future__ import annotations
 

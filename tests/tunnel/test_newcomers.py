@@ -1,4 +1,5 @@
-"""Places before the handshake: who loses one, and who must solve a puzzle. Times and draws are arguments."""
+"""Places before the handshake: which connections lose theirs, and which must solve a puzzle. Times and draws
+are arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Who loses a place when all links are in use. The links are plain objects; time and draws are arguments."""
+"""Which link loses its place when all links are in use. The links are plain objects; time and draws are
+arguments."""
 
 from __future__ import annotations
 

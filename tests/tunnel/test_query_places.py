@@ -1,4 +1,4 @@
-"""The places of a node's own queries: a further one waits instead of failing, in order, within bounds."""
+"""The places of a node's own queries: further queries wait in order, within limits, instead of failing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The two ways of a chunk through a proxy: in any order of events both keep bytes, order and credit.
+"""The fast and the ordinary path of a chunk through a proxy: in any order of events both keep bytes, order
+and credit.
 
 A proxy relays frames between two links in memory. Hypothesis draws a seed; each step writes at Alice's side,
 moves bytes of a wire, runs the proxy's services, or reads at Bob's side, as the seed decides. With no passes
-per receive every chunk takes the ordinary way.
+per receive every chunk takes the ordinary path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The idle times and the speed limit of `Splice`, on a fake clock."""
+"""The idle time limits and the speed limit of `Splice`, on a fake clock."""
 
 from __future__ import annotations
 

@@ -341,7 +341,7 @@ class ThreadTunnel(EnteredOnce):
         _run(self._reactor, self.inner.stop_sending(), timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> Report | None:
-        """Close in order. After a timeout, call `give_up`."""
+        """Close cleanly. After a timeout, call `give_up`."""
         return _run(self._reactor, self.inner.close(), timeout_s)
 
     def give_up(self) -> None:

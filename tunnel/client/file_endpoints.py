@@ -347,7 +347,7 @@ def _part_path(path: Path, version: bytes) -> Path:
 
 
 def keep_as_part(path: Path) -> None:
-    """Let the next `get` to a path begin with the file that is there now. Blocks.
+    """Keep the file at a path as a part, with which the next `get` to this path continues. Blocks.
 
     If the other end still has the same content, nothing is fetched again.
 

@@ -108,7 +108,7 @@ class FilesClient:
     Args:
         destination: the node's id.
         service: name of the files service, if the node offers several services (`tunnel.services.Services`).
-        client_key: for a service that lists its clients; it learns which of them this is. Needs `service`.
+        client_key: for a service that lists its clients, and can then distinguish them. Requires `service`.
         retries: attempts after the first, each over another route. A refusal by the destination is final.
         options: of each query; `timeout_s` limits each attempt.
     Raises, from each method: FilesError: the other end refused; `status` is the reason. QueryFailed: the last
@@ -151,7 +151,7 @@ class FilesClient:
             source: a path, or a binary file that can seek; TypeError: another object.
             name: name at the other node; by default that of the path. See `tunnel.services.safe_name`.
         Raises:
-            FileChanged: the source grew, was cut, rewritten or replaced meanwhile; it is not sent again.
+            FileChanged: the source grew, shrank, or was rewritten or replaced meanwhile; there is no retry.
             LocalTunnelError: the name is missing or invalid; the source is not a regular file, or its size is
             unknown before it is read. Others: see the class.
         Cancellation: the other end keeps the sent part for a day, and it can be resumed.

@@ -333,7 +333,7 @@ class ControlClient(EnteredOnce):
         return link, welcome
 
     def _first(self, link: _Link) -> Service[bytes]:
-        """The WELCOME of the node. Raises ControlError: it says nothing in time, as a stopped process."""
+        """The WELCOME of the node. Raises ControlError: none in time, for example from a stopped process."""
         try:
             return (yield from timeout_after(CONNECT_S, link.expect(MessageKind.WELCOME)))
         except TimedOut as error:
@@ -389,10 +389,10 @@ class ControlClient(EnteredOnce):
             self._places.send_nowait(None)
 
     def _wait_turn(self, timeout_s: float | None) -> Service[None]:
-        """Take one of the places, in the order of the calls. Cancellation: none is taken.
+        """Take a place, in the order of the calls. Cancellation: no place is taken.
 
         Raises:
-            QueryFailed (TIMEOUT): the time of the query is over. QueryFailed (BUSY): too many wait.
+            QueryFailed (TIMEOUT): the query's time limit is over. QueryFailed (BUSY): too many calls wait.
         """
         if self._waiting >= MOST_WAITING:
             raise QueryFailed(

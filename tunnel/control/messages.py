@@ -139,8 +139,9 @@ class QueryMessage:
 
     Attributes:
         content: the whole content; None: it follows in CONTENT messages.
-        prefix, client_key: of content with the proof of a client key (`Prefixed`), which only the node can
-            make: it draws the keys of each attempt. The seed of the key; None: no proof.
+        prefix, client_key: for content with the proof of a client key (`Prefixed`): the prefix, and the seed
+            of the key; None: no proof. Only the node can make the proof, because it draws the keys of each
+            attempt.
     """
 
     destination: bytes

@@ -37,7 +37,7 @@ class Directory(Protocol):
 
     def publish(self, descriptor: Descriptor) -> None:
         """Add a verified descriptor that this node trusts: its own, or one that its user configured. The
-        highest sequence number of a node wins; of equal ones the later."""
+        highest sequence number of a node wins; of equal numbers the later descriptor."""
 
     def lookup(self, node_id: bytes) -> Descriptor | None:
         """The descriptor of a node; None: unknown."""

@@ -246,10 +246,10 @@ class ExchangeDirectory:
     # -- what this node finds out ----------------------------------------------------------------------
 
     def next_to_dial(self, now_s: float, preferred: Collection[bytes] = ()) -> Descriptor | None:
-        """A node only heard of, to be dialled now; else one that was reached a day ago. None: there is none.
+        """A hearsay node to be dialled now; otherwise a node that was reached a day ago. None: no such node.
 
         Args:
-            preferred: ids of nodes only heard of that are drawn before others.
+            preferred: ids of hearsay nodes that are drawn before others.
         """
         with self._lock:
             known = {entry.descriptor.link_key for entry in self._reached.values()}
@@ -279,11 +279,11 @@ class ExchangeDirectory:
             return self._heard.owns_key(descriptor)
 
     def own_of(self, dialled: Descriptor, told: Iterable[bytes]) -> Descriptor | None:
-        """The descriptor of a dialled neighbour in what it has told itself; None: it has not told its own.
+        """A dialled neighbour's own descriptor among those it announced; None: it did not announce its own.
 
-        A handshake proves the link key that was dialled, not whose it is: an invented node may name the link
-        key and the address of a real one. That one never tells of a node that it has not reached, so a
-        neighbour that tells of the node with its own link key is that node.
+        A handshake proves the dialled link key, not its owner: an invented node may name the link key and the
+        address of a real node. An honest node never announces a node that it has not reached. A neighbour
+        that announces the node with the neighbour's own link key is therefore that node.
 
         Raises:
             DescriptorError: it is not signed by the node.
@@ -295,7 +295,7 @@ class ExchangeDirectory:
         return None
 
     def reached(self, descriptor: Descriptor, host: str, *, own_id: bytes, now_s: float) -> None:
-        """A node that this one has dialled at `host` is there; see `owns_key` and `own_of`."""
+        """Record that a node, dialled at `host`, was reached; see `owns_key` and `own_of`."""
         node_id, network = descriptor.node_id, self.rules.owner(host)
         with self._lock:
             known = self._find(node_id)
@@ -396,5 +396,5 @@ class ExchangeDirectory:
 
 
 def _is_same_place(one: Descriptor, other: Descriptor) -> bool:
-    """Whether a handshake with one descriptor says as much about the other one."""
+    """Whether a handshake with one descriptor proves the other descriptor too."""
     return one.link_key == other.link_key and set(one.addresses) == set(other.addresses)

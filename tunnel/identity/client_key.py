@@ -65,7 +65,7 @@ class ClientKey:
 
     @classmethod
     def of_secret(cls, secret: str) -> ClientKey:
-        """The key of everybody who knows a secret. Takes 50 ms.
+        """The key of all clients that know a secret. Takes 50 ms.
 
         Raises:
             BadArgument: shorter than 16 or longer than 1,024 bytes of UTF-8. TypeError: not text.
@@ -146,11 +146,11 @@ class ClientKey:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a query or sub-stream says about its client. Nothing is verified before `check`.
+    """The proof of a client key in a query or sub-stream. Nothing is verified before `check`.
 
     Attributes:
-        binding: of the query or the tunnel; b"": it has none, and can prove nothing.
-        target: of the service, packed. proof: 96 bytes; b"": none was given.
+        binding: of the query or the tunnel; b"": no binding, so nothing can be proved.
+        target: of the service, packed. proof: 96 bytes; b"": no proof was given.
     """
 
     binding: bytes = field(default=b"", repr=False)
@@ -158,13 +158,13 @@ class Claim:
     proof: bytes = field(default=b"", repr=False)
 
     def check(self, engine: TunnelEngine, clients: Collection[bytes]) -> None:
-        """Check that one of the clients made it. A signature takes a millisecond with pycryptodome.
+        """Check that one of the clients made the proof. A signature takes a millisecond with pycryptodome.
 
         Args:
             clients: their public keys.
         Raises:
-            TargetNotAllowed: no proof, of another client, or a wrong signature: all look the same from
-                outside.
+            TargetNotAllowed: no proof, a proof of another client, or a wrong signature. The client cannot
+                distinguish these cases.
         """
         public, signature = self.proof[:CLIENT_KEY_BYTES], self.proof[CLIENT_KEY_BYTES:]
         try:

@@ -153,8 +153,8 @@ class KeyRing:
     def rotate_early(self, now_s: float) -> bool:
         """Replace the current key now; the new one has an empty table.
 
-        At most once an hour, or every ten minutes while the table is filling up: a closed node is worse than
-        reply blocks that no longer open because the key before the previous one is erased.
+        At most once an hour, or every ten minutes while the table is filling up. This erases the key before
+        the previous one, so old reply blocks no longer open; a node that refuses everybody would be worse.
 
         The old key becomes the previous one. Senders without the new descriptor still seal to it, and its
         table accepts their headers while it has room. The next key is replaced as well.

@@ -114,7 +114,7 @@ class NodeKeys:
         return cls(random_bytes(32), random_bytes(32), onion, random_bytes(32))
 
     def rotated(self, now_s: float) -> NodeKeys:
-        """The same node with one fresh onion key and no other, so that older headers no longer open.
+        """The same node with a single, fresh onion key, so that older headers no longer open.
 
         For a start without the replay tables of the last run. Raises as `generate`.
         """
@@ -209,7 +209,7 @@ class NodeKeys:
 
 
 def keygen_hint(path: Path) -> str:
-    """The commands that make a key file at a place, for people. A file that is there is moved or kept."""
+    """The commands that make a key file at a path, for people. An existing file is moved or kept."""
     if path.is_dir():
         inside = path / "keys"
         is_meant = inside.is_file()
