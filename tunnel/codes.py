@@ -55,7 +55,7 @@ class Location(StrEnum):
 class Suspects(StrEnum):
     """The nodes of which at least one is at fault when a node reports a code about itself.
 
-    The reporting node is always among them, so nobody can accuse others without accusing himself.
+    The reporting node is always among them, so no node can accuse others without accusing itself.
     """
 
     REPORTER = "itself"

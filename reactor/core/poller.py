@@ -196,7 +196,7 @@ if HAS_EPOLL:
                 self._epoll.register(fd, _INTEREST)
             except PermissionError as error:
                 raise BadRequest(
-                    f"descriptor {fd} is a regular file: always ready, not to be waited on"
+                    f"descriptor {fd} is a regular file: it is always ready, do not wait for it"
                 ) from error
             except OSError as error:
                 raise Closed(f"descriptor {fd} cannot be waited on: {error.strerror}") from error
@@ -317,7 +317,7 @@ class SelectorPoller(Poller):
                 descriptor.writer = None
             if isinstance(error, PermissionError):
                 raise BadRequest(
-                    f"descriptor {fd} is a regular file: always ready, not to be waited on"
+                    f"descriptor {fd} is a regular file: it is always ready, do not wait for it"
                 ) from error
             raise Closed(f"descriptor {fd} cannot be waited on: {error}") from error
 

@@ -139,7 +139,7 @@ class Scope:
             # with an error that looks like a fault of its own.
             yield YIELD
             cause = self.failures[0] if self.fail_together and self.failures else None
-            raise Closed(f"scope {self.name!r} was cancelled, it takes no more services") from cause
+            raise Closed(f"scope {self.name!r} was cancelled and accepts no more services") from cause
         handle: Handle[T] = yield Spawn(service, name)
         self._children[handle] = None
         handle.add_done_callback(self._child_ended)

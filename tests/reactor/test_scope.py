@@ -240,7 +240,7 @@ def test_spawn_in_a_cancelled_scope_is_refused(fake: Reactor) -> None:
         yield from scope.join()
 
     run(fake, service())
-    assert refused == ["scope 'work' was cancelled, it takes no more services"] * 2
+    assert refused == ["scope 'work' was cancelled and accepts no more services"] * 2
 
 
 def test_many_scopes_nested(fake: Reactor) -> None:

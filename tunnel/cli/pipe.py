@@ -85,7 +85,7 @@ def destination(text: str) -> tuple[str, Any]:
     except BadArgument as error:
         raise ConfigError(f"{text}: {error}", "for example node-7:ssh, or node-7/intranet:80") from error
     if target.kind is TargetKind.SERVICE and re.fullmatch(r"localhost|[\d.]+\.\d+|\[.*\]", node):
-        raise ConfigError(f"{text}: {node} is no node", f"did you mean NODE/{text}, through an exit?")
+        raise ConfigError(f"{text}: {node} is not a node", f"did you mean NODE/{text}, through an exit?")
     return node, target
 
 
@@ -138,7 +138,7 @@ class _Sending:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until the input has ended, or the other end takes no more."""
+        """Wait until the input has ended, or the other end stops reading."""
         self._thread.join()
 
     def _run(self) -> None:

@@ -242,7 +242,7 @@ class PathTarget:
             os.fsencode(path)
         except UnicodeEncodeError as error:
             raise LocalTunnelError(
-                f"this system's locale has no form of the name {path.name!r}: choose another name, "
+                f"this system's locale cannot represent the name {path.name!r}: choose another name, "
                 "or set LC_ALL=C.UTF-8"
             ) from error
         self._path = path

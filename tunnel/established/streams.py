@@ -665,4 +665,4 @@ class MessageWriter(Generic[N]):
         if self._error is not None:
             raise renewed(self._error)
         if self.halves.close_wanted or self.halves.close_sent:
-            raise LocalTunnelError("the tunnel is closed: it takes no more messages")
+            raise LocalTunnelError("the tunnel is closed: it accepts no more messages")

@@ -287,7 +287,7 @@ class TunnelPool:
             if tunnel is None:
                 place.error = error
             else:
-                log.debug("a tunnel of a front was not closed in order: %s", error)
+                log.debug("a tunnel of a front was not closed cleanly: %s", error)
         finally:
             self._forget(key, place)
             if tunnel is not None:

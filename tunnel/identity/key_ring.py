@@ -271,4 +271,4 @@ class KeyRing:
             restored = ReplayTable.restored(table, key.table, key.epoch, limit=self._limit, share=self._share)
             epochs[key] = replace(epochs[key], table=restored)
         if data:
-            raise ReplayFileError(f"{len(data)} bytes behind the last replay table")
+            raise ReplayFileError(f"{len(data)} bytes after the last replay table")

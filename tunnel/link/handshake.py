@@ -276,7 +276,7 @@ class Initiator:
         if self._step is not _Step.ANSWER_OR_RETRY or magic != _RETRY_MAGIC:
             raise HandshakeError(f"not a RETRY, or a RETRY where {self._step.value} was expected")
         if not 1 <= bits <= MAX_BITS or zeros.strip(b"\0"):
-            raise HandshakeError(f"puzzle of {bits} bits, expected 1 to {MAX_BITS}, and zeros behind it")
+            raise HandshakeError(f"puzzle of {bits} bits, expected 1 to {MAX_BITS}, followed by zeros")
         self._step = _next(_INITIATOR, self._step, "RETRY read")
         return Puzzle(challenge, self._first[:32], bits)
 
@@ -386,7 +386,7 @@ class Responder:
         signed, padding = plain[start : start + length], plain[start + length :]
         if len(signed) != length or padding.strip(b"\0"):
             raise HandshakeError(
-                f"descriptor of {length} bytes does not fit, or the bytes behind it are not zero"
+                f"descriptor of {length} bytes does not fit, or the bytes after it are not zero"
             )
         try:
             descriptor = Descriptor.parse(signed, self._engine)

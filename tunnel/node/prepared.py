@@ -206,13 +206,13 @@ class _Place:
 class PreparedTunnels:
     """The prepared tunnels of one node. Everything runs in the reactor's thread.
 
-    A service owns each tunnel until a caller takes it, and probes it from time to time. One that has ended or
-    answers no more, or whose other end has closed, is discarded early. They count among the node's queries,
-    and use half of that limit at most.
+    A service owns each tunnel until a caller takes it, and probes it from time to time. A tunnel that has
+    ended, no longer answers, or was closed by its other end is discarded early. Prepared tunnels count as
+    queries of the node, and use at most half of that limit.
 
     Args:
         per_kind: number for each kind; 0: none.
-        life_s: after this time an unused one is closed.
+        life_s: an unused tunnel is closed after this time.
     """
 
     def __init__(self, node: NodeContext, per_kind: int, *, life_s: float = _LIFE_S) -> None:
@@ -222,7 +222,7 @@ class PreparedTunnels:
         self.places: OrderedDict[TunnelKind, list[_Place]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Open ones, without those that are being opened."""
+        """Number of open tunnels, without those being opened."""
         return sum(place.tunnel is not None for places in self.places.values() for place in places)
 
     def take(self, kind: TunnelKind) -> NodeTunnel | None:
@@ -278,7 +278,7 @@ class PreparedTunnels:
 
     @property
     def _has_room(self) -> bool:
-        """Whether one more leaves half of the node's queries to real use."""
+        """Whether another prepared tunnel would leave half of the node's queries for real use."""
         return 2 * sum(map(len, self.places.values())) + 2 <= self._node.limits.queries
 
     def _stand(

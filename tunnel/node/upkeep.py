@@ -74,7 +74,7 @@ def _log_clock_jump(node: NodeContext, now_s: float, ahead_s: float) -> None:
     direction = "ahead" if step_s > 0 else "back"
     log.error(
         "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. If that is wrong, other "
-        "nodes refuse what this one sends",
+        "nodes refuse this node's messages",
         node.name, direction, _span_text(step_s), clock_text(now_s),
         ", or the machine slept" if step_s > 0 else "",
     )  # fmt: skip

@@ -276,10 +276,10 @@ class RouteProvider:
         return self._by_score(dict.fromkeys((*suspects, *highest)))
 
     def _shunned_guards(self, suspects: list[bytes]) -> frozenset[bytes]:
-        """Guards of which another one is used, if there is one.
+        """Guards that are used only if no other guard can be.
 
-        A guard is in all routes, and so among the suspects of every failure. It is the culprit only where it
-        explains more failures than any other node: of this query, or of all routes of the last minutes.
+        A guard is in all routes, and therefore among the suspects of every failure. It counts as the culprit
+        only if it explains more failures than any other node, of this query or of all recent routes.
         """
         if self._guards is None:
             return frozenset()

@@ -100,8 +100,8 @@ class Guards:
             peers: all nodes of the directory that may be guards of this node.
             usable: ids of those that can be the first hop of this route now.
             crowd: ids of those that are not to be drawn now; one that is a guard already stays one.
-            shunned: ids of those that may have spoiled routes: used if no other guard is usable. No guard is
-                drawn in their place.
+            shunned: ids of guards that may have spoiled routes: used only if no other guard is usable. They
+                are not replaced by new guards.
             rules: which nodes count as one owner's.
         Returns:
             None: no guard is usable, and no more may be drawn.
@@ -141,7 +141,7 @@ class Guards:
         rules: AddressRules,
         rng: random.Random,
     ) -> bool:
-        """Add one guard. False: no candidate is left."""
+        """Add a guard. False: no candidate is left."""
         present = {guard.node_id for guard in self._guards}
         taken = {owner for peer in peers if peer.node_id in present for owner in rules.owners(peer)}
         free = sorted(
@@ -181,5 +181,5 @@ class Guards:
             )
         guards = [Guard(*fields) for fields in _ENTRY.iter_unpack(state[head:])]
         if len({guard.node_id for guard in guards}) != count:
-            raise KeyFileError("the state of the guards names one of them twice: remove it")
+            raise KeyFileError("the state of the guards contains a node twice: remove it")
         return cls(guards, size=size, most=most)

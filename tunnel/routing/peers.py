@@ -2,21 +2,22 @@
 
 There are two kinds of failures:
 
-* What this node has seen itself, a failed dial or a broken link, is certain. It causes a back-off.
-* A route that failed has several suspects, most of them innocent, and one of them may be the author of the
-  report. The failure spreads a weight of 1 over them. What a node collects is its *score*, which halves with
-  time and with each route that works. Nodes with a high score are suspected: `RouteProvider` draws others.
+* A failed dial or a broken link, seen by this node itself, is certain. It causes a back-off.
+* A failed route has several suspects. Most of them are innocent, and the author of the report may be one of
+  them. The failure distributes a weight of 1 among the suspects. The sum for a node is its *score*, which
+  halves with time and with each route that works. Nodes with a high score are suspected, and `RouteProvider`
+  draws other nodes.
 
-Example: hop B of the route A, B, C swallows what it gets. A, B and C get a third each, and are avoided for
-seven minutes. Then B is in the route D, B, E, which fails as well. B gets the most of the weight, since its
+Example: hop B of the route A, B, C swallows all content. A, B and C get a third each, and are avoided for
+seven minutes. Later B is in the route D, B, E, which fails as well. B gets most of the weight, because its
 score is the highest, and is avoided for 20 minutes, D and E for two.
 
-Whoever makes routes fail is a suspect of each of them, together with varying others. So accusations cost the
-accuser more than each of his victims.
+A node that makes routes fail is a suspect each time, together with varying others. Accusations therefore cost
+the accuser more than each of its victims.
 
-Bounded: a score has a limit. So has the table: at the limit the least recently used entry is dropped, entries
-without failures and scores first. Both are recorded only for peers that this node chose itself, so strangers
-cannot displace them.
+Bounded: a score has a limit, and so has the table. In a full table the least recently used entry is dropped,
+entries without failures and scores first. Failures and scores are recorded only for peers that this node
+chose itself, so strangers cannot displace them.
 """
 
 from __future__ import annotations
@@ -128,9 +129,9 @@ class PeerTable:
             self._notify("peer_offline", node_id)
 
     def suspect(self, node_ids: Collection[bytes]) -> None:
-        """A route failed, and at least one of these nodes is at fault: spread a weight of 1 over them.
+        """Distribute a weight of 1 among the suspects of a failed route, of which at least one is at fault.
 
-        A node gets the more, the higher its score is. It explains the failure, and spares the others.
+        Nodes with a higher score get more: such a node explains the failure, and relieves the others.
         """
         now_s = self.now_s()
         weights = {node_id: self.score(node_id) + _PRIOR for node_id in node_ids if node_id != self._own_id}
@@ -143,7 +144,7 @@ class PeerTable:
     def worked(self, node_ids: Iterable[bytes]) -> None:
         """A route over these nodes worked from end to end: all of them are alive, and their scores halve.
 
-        A score is not forgotten at once: a hop could fail each second route.
+        Scores do not drop to zero immediately, because a hop could fail every second route.
         """
         now_s = self.now_s()
         for node_id in node_ids:
@@ -153,7 +154,7 @@ class PeerTable:
                 peer.score, peer.scored_s = self.score(node_id) / 2, now_s
 
     def score(self, node_id: bytes) -> float:
-        """How often routes have failed lately because of this node, as far as can be told: 0 to 2."""
+        """The peer's estimated share of recent route failures: 0 to 2."""
         peer = self._peers.get(node_id)
         return 0.0 if peer is None else self._score(peer)
 

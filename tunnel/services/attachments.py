@@ -107,7 +107,7 @@ class AttachmentParser:
         view = byte_view(data)
         while view:
             if self._state is _State.ENDED:
-                raise MalformedMessage("bytes behind the end of the attachments")
+                raise MalformedMessage("bytes after the end of the attachments")
             take = view[: self._wanted - len(self.held)]
             view = view[len(take) :]
             if self._state is _State.PIECE:

@@ -227,10 +227,10 @@ def _parse_range(text: str) -> IpRange:
         ) from None
     if ipaddress.ip_address(address) != found.network_address:
         raise ValueError(
-            f"{text} has bits behind its prefix, expected {found}, or the address {address} alone"
+            f"{text} has bits after its prefix, expected {found}, or the address {address} alone"
         )
     if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(_MAPPED):
-        raise ValueError(f"{text} stands for IPv4 addresses, expected those")
+        raise ValueError(f"{text} represents IPv4 addresses: write these instead")
     return found
 
 

@@ -109,4 +109,4 @@ def target_error(error: ConnectError | TimedOut) -> PeerError:
         return PeerError("the target did not answer", ErrorCode.TIMEOUT)
     if numbers & _OUT_OF_RESOURCES:
         return TableFull("no descriptor or port is left for a connection")
-    return PeerError("there is no way to the target", ErrorCode.TARGET_UNREACHABLE)
+    return PeerError("there is no route to the target", ErrorCode.TARGET_UNREACHABLE)

@@ -120,7 +120,7 @@ class Reverse(StreamService):
     @contextmanager
     def _listen(self, place: Place) -> Iterator[TcpListener]:
         if place not in self._allowed:
-            raise TargetNotAllowed("this node does not listen there for others")
+            raise TargetNotAllowed("this node does not listen at this address for clients")
         if place in self.listening and place[1]:
             raise TableFull("another client uses that place")
         try:
@@ -169,7 +169,7 @@ class _Passing:
 
     def _wait_for_end(self) -> Service[None]:
         if (yield from ReadYield(self._stream).read(1)):
-            raise MalformedMessage("bytes behind the request of a reverse forward")
+            raise MalformedMessage("bytes after the request of a reverse forward")
 
     def _accept(self) -> Service[None]:
         while True:

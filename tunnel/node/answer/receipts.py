@@ -1,14 +1,14 @@
-"""How much of a reply Bob sends before the asker has shown that it receives the reply.
+"""Limits what Bob sends of a reply before the asking node has proved that it receives the reply.
 
-A reply block is a header that the asker made. Its path may loop over many proxies and end at a node that
-discards everything, so without a limit a short query would make Bob send gigabytes over thirty links. So Bob
-puts challenges, random bytes that only a receiver of the reply can know, between its content. The asker sends
-each back on the backward half of the reply's own streams: a receipt for all that came before it.
+A reply block is a header made by the asking node. Its path may loop over many proxies and end at a node that
+discards everything. Without a limit, a short query could make Bob send gigabytes over thirty links. Therefore
+Bob inserts challenges into the reply, random bytes that only a receiver can know. The asking node returns
+each challenge on the backward half of the reply's own streams, as a receipt for all content before it.
 
 Without receipts Bob sends 4 MiB in all, counted on each link of the longest route that the profile allows,
-and as much as the asker has sent: an echo needs none. Half of what the receipts cover may be under way in
-addition, so a long reply waits for its asker at most a few times at its beginning, and the number of
-challenges grows with the logarithm of its length.
+plus as much as the asking node has sent; an echo therefore needs no receipts. With receipts, half of the
+content that they cover may be in transit in addition. A long reply then waits a few times at its beginning,
+and the number of challenges grows with the logarithm of its length.
 
 Source: docs/protocol.md, "Receipts".
 """
@@ -35,7 +35,7 @@ class Receipts:
 
     Args:
         geometries: of the replies.
-        query: its stream; what has come counts.
+        query: its stream; the received bytes count.
     """
 
     def __init__(self, geometries: Sequence[Geometry], query: Counted) -> None:
@@ -51,7 +51,7 @@ class Receipts:
 
     @property
     def _ask_bytes(self) -> int:
-        """After so much without a challenge one is due, so that its receipt comes before the limit."""
+        """Bytes between two challenges, so that a receipt arrives before the limit is reached."""
         return self._limit_bytes * 3 // 4
 
     @property
@@ -107,7 +107,7 @@ class ReceiptSource(Protocol):
     """Where the receipts of one reply come from.
 
     Attributes:
-        is_awaited_at_end: the asker sends all of them, also when the reply has ended.
+        is_awaited_at_end: the asking node sends all receipts, even after the reply has ended.
     """
 
     is_awaited_at_end: bool

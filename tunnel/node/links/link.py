@@ -157,7 +157,7 @@ class Link:
     def give_way(self) -> None:
         """End immediately with all streams, BUSY, because another link takes its place."""
         self.is_retired = True
-        error = TableFull("all links of this node are in use, and another one took the place of this one")
+        error = TableFull("all links of this node are in use, and a new link displaced this one")
         self.mux.fail(error)
         self.mux.sender.stop(pack_reset(0, error.code))
         if self.handle is not None:

@@ -69,7 +69,7 @@ def dial(node: NodeContext, peer: Descriptor, puzzles: DialPuzzles) -> Service[H
             f"and the clock here shows {clock_text(node.wall_clock())}"
         )
     if not peer.addresses:
-        raise NextRefused("it has no address, and keeps no link to this one")
+        raise NextRefused("it has no address, and no link to this node")
     # A descriptor may name any address, also one of a machine behind this node's firewall.
     addresses = node.rules.dialable(peer.addresses)
     if not addresses:

@@ -182,7 +182,7 @@ def explain(
     lost: bytes | None = None,
     way: tuple[bytes, ...] = (),
 ) -> QueryFailed:
-    """The error for the user of a query or tunnel: from the status if there is one, else from local evidence.
+    """The error for the user of a query or tunnel: from the status or, without one, from local evidence.
 
     Args:
         frame: the sent frame.
@@ -474,7 +474,7 @@ class RunningQuery:
         self._delivered.set()
 
     def _send_receipts(self) -> Service[None]:
-        """Mode `cached`: answer Bob's challenges, each in a frame of its own: the forward half has ended."""
+        """Mode `cached`: answer each challenge in a separate frame, since the forward half has ended."""
         backward, node = self._query.backward, self._node
         if backward is None:
             return

@@ -171,8 +171,8 @@ def send_whole(node: NodeContext, first_id: bytes, profile: Profile, frame: byte
 class ReceiptWriter:
     """Alice's receipts for a reply, on the backward half of its stream; without a challenge nothing is sent.
 
-    A service of its own writes them, because a reader waits for content behind a challenge, and Bob for the
-    receipt.
+    A separate service writes them, because the reader waits for content after a challenge while Bob waits for
+    the receipt.
 
     Args:
         reply: reads the reply. layer: writes the message with the receipts.
