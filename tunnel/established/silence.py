@@ -1,18 +1,19 @@
 """`Silence`: notices that the other end of a tunnel no longer answers, while traffic waits for it.
 
-A node that hangs and a hop that swallows chunks look alike: nothing arrives. So an end that has sent
-something and hears nothing sends one probe, which the other end must answer at once. Example with `silent_s`
-= 10: this end sends content at 0 s. At 3 s nothing has arrived, and it sends a probe. At 8 s the probe is
-unanswered, and the tunnel is dead. If the answer arrives, nothing more happens until the next traffic.
+A node that hangs and a hop that swallows chunks look alike: nothing arrives. Therefore an end that has sent
+content and receives nothing sends one probe, which the other end must answer immediately. Example with
+`silent_s` = 10: this end sends content at 0 s. At 3 s nothing has arrived, and it sends a probe. At 8 s the
+probe is unanswered, and the tunnel is dead. If the answer arrives, nothing more happens until the next
+traffic.
 
 * An idle tunnel sends no probe. A tunnel is not idle when this end has sent content since its last answered
   probe, a sub-stream is open, or part of a message has arrived. So the sender and the reader both notice.
 * Each chunk of content that arrives restarts the time: on a slow path the answer is behind a long queue.
   Chunks that only keep the tunnel alive do not count, since an end sends them without having received
   anything.
-* The time of a probe begins when it has left this node. A chunk that the first link does not take has a limit
-  too, since no probe can overtake it.
-* A node that was stopped or too busy to look restarts the time.
+* The time limit of a probe begins when it has left this node. A chunk that the first link does not accept has
+  a limit too, because no probe can overtake it.
+* If this node was stopped, or too busy to check, the time restarts.
 
 A chunk costs a counter, and an idle tunnel has no timer: `stirred` tells the node when to begin calling
 `look`.

@@ -1,9 +1,9 @@
 """Targets as programs write them: a host and a port, or `HOST:PORT`, checked before they enter a tunnel.
 
-An IPv4 or IPv6 address, also one that was written as a name, becomes a target of that kind, so that the rules
-of an exit see an address. Everything else must be a name of the DNS in ASCII. Refused are the other spellings
-of IPv4 addresses ("127.1", "0x7f000001", "0177.0.0.1"): the resolver of the exit would read them as
-addresses. No look-up happens here. The errors do not repeat the host, so that they can be logged.
+An IPv4 or IPv6 address becomes an address target, even if it was given as a name, so that the rules of an
+exit see an address. Everything else must be a DNS name in ASCII. Other spellings of IPv4 addresses ("127.1",
+"0x7f000001", "0177.0.0.1") are refused, because the resolver of the exit would read them as addresses. No
+look-up happens here. The errors do not repeat the host, so that they can be logged.
 
 Source: RFC 1035, section 2.3.4 (lengths); RFC 3986, section 3.2.2 (brackets); the rule about a numeric last
 label is that of the WHATWG URL Standard, "ends in a number".
@@ -118,7 +118,7 @@ def _ends_in_number(host: str) -> bool:
 
 
 def _name_fault(host: str) -> str:
-    """The reason to refuse a name; empty: it is valid. A dot at its end stands for the root."""
+    """The reason to refuse a name; empty: it is valid. A dot at its end denotes the root."""
     name = host.removesuffix(".")
     if not name:
         return "it is empty"

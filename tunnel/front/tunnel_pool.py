@@ -1,12 +1,13 @@
-"""`TunnelPool`: the tunnels to one exit. A connection costs a sub-stream of one of them, not a tunnel.
+"""`TunnelPool`: the tunnels to one exit. A connection costs a sub-stream of a shared tunnel, not its own
+tunnel.
 
-Connections with equal isolation keys share a tunnel; others never do, so the exit cannot link them by it. The
-first connection of a key opens its tunnel, and those that come meanwhile wait for it. When the other end
+Connections with equal isolation keys share a tunnel; other connections never do, so the exit cannot link them
+by it. The first connection of a key opens the tunnel, and later connections wait for it. When the other end
 allows no further sub-stream, the key gets another tunnel.
 
-One service owns each tunnel: it opens the tunnel, waits until the tunnel breaks, is too old or is not wanted
-any more, lets the open sub-streams finish, and closes it. So nothing has to look for tunnels that are over.
-An old tunnel that was used gets a successor first, so no connection waits for it.
+One service owns each tunnel. It opens the tunnel, waits until the tunnel breaks, is too old or is no longer
+wanted, lets the open sub-streams finish, and closes it. No other code has to search for ended tunnels. An old
+tunnel that was used gets a successor first, so no connection waits for it.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@
     Published("127.0.0.1", 22, clients=[key.public(engine)])    the service lists the public key
 
 Tunnels and queries hide their client, and most services want that. A service with a list of clients refuses
-all others. The client signs the binding of its tunnel or query, and the name of the service: 96 bytes behind
-that name. Nobody else can use the signature, because no other tunnel or query has that binding. The service
-learns which of its clients it is; the relays learn nothing.
+all others. The client proves its identity by a signature over the binding of its tunnel or query and the name
+of the service: 96 bytes after that name. Nobody else can use the signature, because no other tunnel or query
+has that binding. The service can distinguish its clients; the relays learn nothing.
 
-A secret that several people share is the same thing: `ClientKey.of_secret` makes the key of everybody who
-knows it. So a secret is never sent, the node only keeps the public key, and each service that lists keys
-takes secrets too.
+A secret shared by several people becomes a client key too: `ClientKey.of_secret` derives it from the secret.
+The secret itself is never sent, the node keeps only the public key, and each service that lists keys supports
+secrets.
 
 Source: docs/protocol.md, "Established tunnels".
 """

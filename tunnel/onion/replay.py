@@ -5,11 +5,11 @@ headers cannot be made to collide. Tags are grouped by expiry hour and dropped 6
 clock that never steps back. A header of a dropped hour is refused, even if the node's clock was set back and
 shows it as fresh.
 
-A full table refuses new headers: if it forgot old ones, they could be replayed. So that hostile neighbours
-cannot fill it for all, each may hold only a quarter of what is still free: who comes later has less, but
-finds room behind dozens of them. A neighbour without room is refused, and the table asks for an early change
-of the onion key, which brings an empty table. It asks more urgently when it is filling up.
-Source of the shares: Choudhury and Hahne, "Dynamic queue length thresholds" (1998).
+A full table refuses new headers: if it forgot old ones, they could be replayed. To keep hostile neighbours
+from filling the table, each neighbour may hold only a quarter of the space that is still free. Later
+neighbours get less, but find room even after dozens of hostile ones. A neighbour without room is refused, and
+the table asks for an early change of the onion key, which brings an empty table. It asks more urgently when
+it is filling up. Source of the shares: Choudhury and Hahne, "Dynamic queue length thresholds" (1998).
 
 A table can be saved over a restart (`dump`, `restored`). The layout is fixed and ends with a MAC: a damaged
 or truncated table, or one of another key, is refused whole.

@@ -7,13 +7,13 @@ it was changed, and how long each hop claims to have held the frame.
 
     body: MAC 32 ‖ code 2 ‖ length 2 ‖ text 220        trail: hold times 4·N ‖ attribution MACs
 
-The trail shows between which two hops a STATUS was changed. The difficulty: every hop must vouch for all
-parts from behind it, in a field of fixed size, without knowing how many hops are behind it. So each hop
-writes one MAC for every possible distance to the end of the route, each over exactly what will be left of the
-trail when Alice reads it: for distance y the first y + 1 hold times, and the y MACs behind it that Alice will
-check too. Alice knows the distance, and checks that MAC. A hop that wraps the trail shifts it by one place;
-the part that falls off the end belongs to distances that are no longer possible. So N hold times and N + (N −
-1) + … + 1 MACs suffice.
+The trail shows between which two hops a STATUS was changed. The difficulty: every hop must authenticate the
+parts of all later hops, in a field of fixed size, without knowing the number of later hops. So each hop
+writes one MAC for every possible distance to the end of the route. Each MAC covers exactly the part of the
+trail that is left when Alice reads it: for distance y the first y + 1 hold times, and the y MACs after it
+that Alice will check too. Alice knows the distance, and checks that MAC. A hop that wraps the trail shifts it
+by one place; the part that falls off the end belongs to distances that are no longer possible. So N hold
+times and N + (N − 1) + … + 1 MACs suffice.
 
     row 0 (the sender)       row 1 (the hop behind)    row 2
     mac_0_2 mac_0_1 mac_0_0  mac_1_1 mac_1_0           mac_2_0            N = 3; mac_x_y: y hops to the end

@@ -2,8 +2,8 @@
 
 A relay dials the addresses of descriptors, and any stranger can sign one. Outside a network declared
 local it therefore dials only public unicast addresses and the private ranges that its user has declared. In a
-local network it dials this machine, or if it is reached at addresses of a LAN, the private range of that LAN.
-An attacker thus cannot make it dial other machines behind its own firewall.
+local network it dials this machine or, if it is reached at addresses of a LAN, the private range of that LAN.
+An attacker therefore cannot make it dial other machines behind its firewall.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ports for programs beside a node: SOCKS ports and forwards, of a configuration or of a command.
+"""The ports for programs that a node opens: SOCKS ports and forwards, from a configuration or a command.
 
     fronts = Fronts(node)
     fronts.add_forward(node_id, entry)      listens from now on
@@ -6,9 +6,9 @@
     ...
     yield from fronts.stop()
 
-A node with `[[socks]]` or `[[forward]]` runs them beside itself, `mtun socks` and `mtun forward` beside a
-client. A place that cannot be listened on is an error before anything runs. A node that is not known yet is
-none: its tunnels fail until its descriptor comes.
+A node with `[[socks]]` or `[[forward]]` in its configuration opens them, and so do the client nodes of
+`mtun socks` and `mtun forward`. A port that cannot be opened is an error before anything runs. An unknown
+destination node is not an error: its tunnels fail until its descriptor arrives.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ Retries, say `retries=2` and a status that blames hops 1 and 2: the content is r
 nodes is drawn, and the next attempt runs.
 
 * Only a failure that a proxy may have caused is retried. Its *suspects* are nodes of which at least one is at
-  fault (`QueryFailed.blamed`). For a report `CODES` says which; where this node noticed a time-out or garbled
-  content without a report, these are all nodes of the route and of the reply path.
-* The next route excludes all suspects so far. In a small network those with the lowest scores return, but a
-  route over all suspects of one failure would fail again, and is not tried.
+  fault (`QueryFailed.blamed`). For a report, `CODES` lists them. If this node noticed a time-out or garbled
+  content without a report, all nodes of the route and of the reply path are suspects.
+* The next route excludes all suspects so far. In a small network the suspects with the lowest scores return.
+  A route over all suspects of one failure is not tried, because it would fail again.
 * Content is sent again only if it can be rewound, and only while no sink of the caller (and no reader of a
   streamed reply) has received data.
 * All attempts together have `timeout_s`.
