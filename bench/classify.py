@@ -59,6 +59,7 @@ _HEAD_BYTES: Final = 4
 _ORIGIN_BYTES: Final = 90  # of a message that names Alice, beside her descriptor
 _POINTS: Final = 0.03  # as close to chance as a claim must be
 _RUNS: Final = 3
+_THREATS: Final = "Threat model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,6 @@ class Question:
     name: str
     label: Callable[[Truth], Hashable | None]
     claim: dict[Knowledge, str]
-
-
-_THREATS: Final = "Threat model"
 
 
 def _succeeds(label: Callable[[Truth], Hashable | None]) -> Callable[[Truth], Hashable | None]:
@@ -311,7 +309,8 @@ class Case:
 
     @property
     def verdict(self) -> str:
-        """ "chance": within three points of the majority guess, as a claim must be."""
+        """One of "chance" (within three points of the majority guess, as a claim must be), "leaks", and
+        "unclear" where the margin allows both."""
         ahead = self.score.accuracy - self.score.majority
         if ahead <= _POINTS:
             return "chance"

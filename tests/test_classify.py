@@ -16,6 +16,7 @@ from bench.classifier import NaiveBayes, Sample, Tree, score_of
 from bench.classify import Case, Settings
 from bench.report import machine
 
+PROTOCOL = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 Labelled = Callable[[dict[str, float], random.Random], object]
 
 
@@ -60,6 +61,18 @@ def test_the_margin_is_wilsons() -> None:
     assert (half.accuracy, half.majority) == (0.5, 0.5)
     assert half.margin == pytest.approx(0.0962, abs=1e-4)
     assert score_of(always, [Sample("x", {}), Sample("y", {})] * 50, count=50).margin > half.margin
+
+
+def test_claims_are_those_of_the_document() -> None:
+    """A section that it names exists, and admits what comes back; what is claimed of bytes is said so."""
+    text = PROTOCOL.read_text(encoding="utf-8")
+    for question in classify.QUESTIONS:
+        assert all(f"## {section}\n" in text for section in question.claim.values())
+    threats = text.partition("## Threat model\n")[2].partition("\n## ")[0]
+    for row in ("learning one's position", "telling a query from a reply"):
+        (line,) = (line for line in threats.splitlines() if line.startswith(f"| {row}"))
+        assert "from the frame itself" in line
+    assert "security.md#what-a-proxy-can-guess" in threats
 
 
 def test_no_samples_are_an_error() -> None:
