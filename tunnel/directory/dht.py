@@ -209,6 +209,10 @@ class DhtDirectory(ExchangeDirectory):
         own = {descriptor.signed for node_id in list(self._own) if (descriptor := self.lookup(node_id))}
         return len(values - own), news
 
+    def _may_verify(self, source: bytes, now_s: float) -> bool:
+        """The hash table's share is that of each poll, `MOST_CHECKED`: a flood must not hide the others."""
+        return source == _SOURCE or super()._may_verify(source, now_s)
+
     def _list_key(self, number: int) -> Any:
         return self._dht.InfoHash.get(f"mtun1 members {self._network} {number}")
 

@@ -27,7 +27,7 @@ from typing import Final
 
 from tunnel.arguments import checked_count
 from tunnel.crypto.primitives import TunnelEngine
-from tunnel.directory.hearsay import Hearsay
+from tunnel.directory.hearsay import Hearsay, Verifications
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, MIN_DESCRIPTOR_BYTES, Descriptor
 from tunnel.routing.addresses import PUBLIC, AddressRules
@@ -143,6 +143,7 @@ class ExchangeDirectory:
         self._reached: dict[bytes, _Reached] = {}
         self._by_network: Counter[bytes | None] = Counter()
         self._heard = Hearsay(self._rng)
+        self._verifications = Verifications()
         for descriptor in configured:
             self.publish(descriptor)
 
@@ -209,8 +210,9 @@ class ExchangeDirectory:
         """
         news = 0
         for signed in signed_descriptors:
-            if self._is_useless(signed, source):
-                continue  # avoids verifying the signature, the main cost
+            # Without verifying the signature, the main cost.
+            if self._is_useless(signed, source) or not self._may_verify(source, now_s):
+                continue
             descriptor = Descriptor.parse(signed, self._engine)
             with self._lock:
                 known = self._find(descriptor.node_id)
@@ -363,6 +365,10 @@ class ExchangeDirectory:
         with self._lock:
             known = self._find(node_id)
             return not self._heard.has_room(source) if known is None else known.signed == signed
+
+    def _may_verify(self, source: bytes, now_s: float) -> bool:
+        with self._lock:
+            return self._verifications.take(source, now_s)
 
     def _may_know(self, descriptor: Descriptor, own_id: bytes, now_s: float) -> bool:
         is_listed = descriptor.node_id != own_id and not descriptor.unlisted

@@ -6,6 +6,8 @@ by source, because a source costs an address and an identity costs nothing:
 
 * A source may have `PER_SOURCE` entries. Descriptors beyond that are not even verified.
 * When the table is full, a source with fewer entries replaces a random entry of the largest source.
+* Of a source at most `MOST_VERIFIED` signatures are verified within `LIFE_S`: what never becomes an entry,
+  such as expired descriptors, could be told without end.
 * An entry expires `LIFE_S` after it arrived. A newer descriptor of the same node does not extend that.
 * The next node to dial is drawn by source first, then among the nodes of that source. So a flood delays
   honest sources only by its share of the sources. Each entry is dialled once.
@@ -23,13 +25,17 @@ from typing import Final
 
 from tunnel.identity.descriptor import Descriptor
 
-__all__ = ["LIFE_S", "PER_SOURCE", "Hearsay"]
+__all__ = ["LIFE_S", "MOST_VERIFIED", "PER_SOURCE", "Hearsay", "Verifications"]
 
 LIFE_S: Final = 600.0
 """Life of an entry. A neighbour that knows the node itself tells of it again."""
 PER_SOURCE: Final = 128
 """Entries of one source: about as many as this node dials within `LIFE_S`."""
+MOST_VERIFIED: Final = 2 * PER_SOURCE
+"""Signatures of one source that are verified within `LIFE_S`: those of its entries, and of as many others for
+which the dialled ones make room."""
 _LIMIT: Final = 1024  # about 2 KiB each
+_MOST_SOURCES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -39,6 +45,26 @@ class _Heard:
     since_s: float
     was_drawn: bool = False
     proven_key: bytes | None = None
+
+
+class Verifications:
+    """How many signatures were verified for each source lately."""
+
+    def __init__(self) -> None:
+        self._since: dict[bytes, tuple[float, int]] = {}  # the oldest first
+
+    def take(self, source: bytes, now_s: float) -> bool:
+        """Count one more. False: the source has had its share."""
+        since_s, count = self._since.get(source, (now_s, 0))
+        if not 0 <= now_s - since_s < LIFE_S:  # over, or the clock was set back
+            self._since.pop(source, None)
+            since_s, count = now_s, 0
+        if count >= MOST_VERIFIED:
+            return False
+        if source not in self._since and len(self._since) >= _MOST_SOURCES:
+            del self._since[next(iter(self._since))]
+        self._since[source] = since_s, count + 1
+        return True
 
 
 class Hearsay:

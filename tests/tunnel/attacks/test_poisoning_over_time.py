@@ -9,16 +9,19 @@ nothing is left of the attack.
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cache
 
 import pytest
 
 from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, make_keys
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.exchange import MAX_DESCRIPTORS, PER_NETWORK
-from tunnel.directory.hearsay import LIFE_S, PER_SOURCE
+from tunnel.directory.hearsay import LIFE_S, MOST_VERIFIED, PER_SOURCE, Verifications
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.node import Limits
 from tunnel.routing.addresses import PUBLIC
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.full
 OWN = b"me" * 16
 REAL, INVENTED, NEIGHBOURS, ROUTES = 50, 4_000, 6, 300
 FIRST_DIALS = 32
+DAY_S = 24 * 3_600
 
 
 @cache
@@ -156,3 +160,52 @@ def test_hostile_nodes_that_answer_get_at_most_their_share_of_the_hops() -> None
     assert sum(drawn) / len(drawn) <= share + 0.04
     firsts = [route[0] in ids for route in routes]
     assert sum(firsts) / len(firsts) <= share + 0.07, "guards too: three deviations of 300 draws"
+
+
+def _verified(engine_calls: list[bytes]) -> TunnelEngine:
+    """An engine that notes each signature that it verifies."""
+    engine = copy(OPENSSL)
+
+    def verify(public: bytes, message: bytes, signature: bytes) -> None:
+        engine_calls.append(signature)
+        OPENSSL.ed25519_verify(public, message, signature)
+
+    setattr(engine, "ed25519_verify", verify)  # noqa: B010 - a method, for mypy
+    return engine
+
+
+def _useless(kind: str) -> list[bytes]:
+    """Descriptors with valid signatures that never fill a place in the table."""
+    keys, place = make_keys("useless"), (Address("151.1.1.1", 4000),)
+    private = (Address("10.1.1.1", 4000),)
+    make: dict[str, Callable[[int], Descriptor]] = {
+        "expired": lambda number: keys.descriptor(place, NOW_S - 30 * DAY_S - number, OPENSSL),
+        "older and older": lambda number: keys.descriptor(place, NOW_S - number, OPENSSL),
+        "newer and newer": lambda number: keys.descriptor(place, NOW_S + number, OPENSSL),
+        "not to be dialled": lambda number: keys.descriptor(private, NOW_S + number, OPENSSL),
+    }
+    return [make[kind](number).signed for number in range(400)]
+
+
+@pytest.mark.parametrize("kind", ["expired", "older and older", "newer and newer", "not to be dialled"])
+def test_descriptors_that_fill_no_place_are_not_verified_without_end(kind: str) -> None:
+    """Eight a second on one link of a network, and again: each was a signature to verify."""
+    verified: list[bytes] = []
+    directory = ExchangeDirectory(engine=_verified(verified))
+    told = itertools.cycle(_useless(kind))
+    for second in range(int(LIFE_S)):
+        message = itertools.islice(told, MAX_DESCRIPTORS)
+        directory.learn(message, source=b"liar", own_id=OWN, now_s=NOW_S + second)
+    assert len(verified) <= MOST_VERIFIED
+    assert len(directory) <= 1
+    honest = real()[0]
+    assert directory.learn([honest.signed], source=b"neighbour", own_id=OWN, now_s=NOW_S + LIFE_S) == 1
+
+
+def test_a_source_that_was_too_talkative_is_heard_again_later() -> None:
+    verifications = Verifications()
+    assert all(verifications.take(b"s", NOW_S) for _ in range(MOST_VERIFIED))
+    assert not verifications.take(b"s", NOW_S + LIFE_S - 1)
+    assert verifications.take(b"other", NOW_S)
+    assert verifications.take(b"s", NOW_S + LIFE_S)
+    assert verifications.take(b"s", NOW_S - DAY_S), "the clock was set back"
