@@ -11,6 +11,7 @@ from tests.network_model.network import ModelNetwork, prefixed
 from tests.network_model.wires import Passage
 from tunnel.errors import QueryFailed
 from tunnel.modes import MODES
+from tunnel.node import Limits
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.routing.route import Route
 
@@ -62,6 +63,21 @@ def test_a_hostile_node_fails_only_the_traffic_that_it_relays(how: str) -> None:
         make_honest(net[1])
         assert ask(1, 3) is None
         assert not net.bugs
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_newcomers_that_displace_each_other_while_they_speak(seed: int) -> None:
+    """One that was about to be read when it lost its place was taken for a fault, with a traceback."""
+    with ModelNetwork(8, seed, limits=Limits(half_open=1)) as net:
+        asked = []
+        for number in range(1, 8):
+            asked.append(net[number].query(net[0].id, prefixed("echo", b"x"), hops=0))
+            net.step(1)
+        net.pass_time(30.0)
+        assert all(future.done() for future in asked)
+        assert net[0].counters.connections_refused
+        assert net[0].context.half_open == 0
+        assert net.bugs == []
 
 
 def _trace(seed: int) -> str:

@@ -45,7 +45,8 @@ def listen_service(node: NodeContext, links: LinkTable, listener: Listener) -> S
         socket = yield from listener.accept()
         host = str(socket.peername[0])
         if (reason := _refusal(node, links, host)) is not None:
-            _refuse(node, socket, reason)
+            _count_refused(node, reason)
+            socket.close()
             continue
         newcomer = Newcomer(host_group(host), node.rules.network(host), socket.close)
         # Counted here, not in the new service: many are accepted before the first of their services runs.
@@ -61,7 +62,7 @@ def listen_service(node: NodeContext, links: LinkTable, listener: Listener) -> S
             node.newcomers.remove(newcomer)
             socket.close()
             raise
-        newcomer.end = partial(_make_way, node, socket, handle)
+        newcomer.end = partial(_make_way, node, handle)
 
 
 def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
@@ -79,16 +80,19 @@ def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
     return None
 
 
-def _refuse(node: NodeContext, socket: Connection, reason: str) -> None:
+def _count_refused(node: NodeContext, reason: str) -> None:
     node.log_limit.warning("refused a connection", reason)
     node.counters.connections_refused += 1
-    socket.close()
 
 
-def _make_way(node: NodeContext, socket: Connection, handle: Handle[None]) -> None:
-    """End a connection that has lost its place."""
+def _make_way(node: NodeContext, handle: Handle[None]) -> None:
+    """End a connection that has lost its place.
+
+    Its service closes it: it may be about to run, and would take a connection that was closed under it for a
+    fault of this node.
+    """
     handle.cancel()
-    _refuse(node, socket, f"{node.half_open} are without handshake, and a newer one took its place")
+    _count_refused(node, f"{node.half_open} are without handshake, and a newer one took its place")
 
 
 def _admit(node: NodeContext, links: LinkTable, socket: Connection, newcomer: Newcomer) -> Service[None]:
