@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
-from reactor import Handle, Reactor, Scope, Service, Sleep
+from reactor import YIELD, Handle, Reactor, Scope, Service, Sleep
 from reactor.core.requests import Waiter
 from reactor.core.threads import RunInThread, ThreadCalls
 from reactor.core.timers import FakeClock
@@ -26,6 +26,7 @@ from tests.network_model.wires import Wires
 from tests.tunnel.helpers import OPENSSL
 from tunnel.directory import Directory, ExchangeDirectory, StaticDirectory
 from tunnel.errors import LocalTunnelError
+from tunnel.identity.descriptor import Address
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.node import Limits, Node
@@ -159,7 +160,7 @@ class ModelNetwork:
         learns: each node has two of the others configured, and hears of the rest. Otherwise all know all.
     Attributes:
         machines, wires, clock, reactor: for the test.
-        slept_s: for how long all machines have slept.
+        slept_s: for how long all machines have slept. inventors: ids of those that tell of invented nodes.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class ModelNetwork:
         self.rng = random.Random(seed)
         self.clock = FakeClock()
         self.slept_s = 0.0
+        self.inventors: set[bytes] = set()
         self.machines: list[Machine] = []
         self._shared = StaticDirectory()
         self._exit = ExitStack()
@@ -271,6 +273,16 @@ class ModelNetwork:
     def _spawn(self, node: Node) -> Service[Handle[None]]:
         return (yield from self._scope.spawn(node.serve(), name=f"node {node.address.host}"))
 
+    def invent(self, number: int, count: int) -> None:
+        """Let a node that learns from others tell them of nodes that do not exist."""
+        directory = self.machines[number].directory
+        if isinstance(directory, ExchangeDirectory):
+            self.inventors.add(self.machines[number].id)
+            for _ in range(count):
+                place = Address(f"30.{self.rng.randrange(256)}.{self.rng.randrange(256)}.1", _PORT)
+                keys = NodeKeys.generate(self.wall_s)
+                directory.publish(keys.descriptor((place,), self.wall_s, OPENSSL))
+
     def crash(self, number: int) -> None:
         """End a node as a crash does: its connections break, and its replay tables are lost."""
         machine = self.machines[number]
@@ -310,9 +322,18 @@ class ModelNetwork:
         """Run a service to its end; its waits pass."""
         return self.reactor.run(service)
 
+    def step(self, passes: int) -> None:
+        """Let the loop run so many passes, and time stand still unless all wait."""
+        self.run(_some_passes(passes))
+
     def pass_time(self, seconds: float) -> None:
         """Let time pass; the nodes do what is due."""
         self.reactor.run(_sleep(seconds))
+
+
+def _some_passes(passes: int) -> Service[None]:
+    for _ in range(passes):
+        yield YIELD
 
 
 def _sleep(seconds: float) -> Service[None]:

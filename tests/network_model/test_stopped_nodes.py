@@ -13,7 +13,6 @@ from typing import Any, Final
 import pytest
 
 from reactor import Service
-from tests.network_model.machine import some_passes
 from tests.network_model.network import ModelNetwork, prefixed
 from tunnel.errors import QueryFailed
 from tunnel.geometry import DEFAULT, Profile
@@ -102,7 +101,7 @@ def stop_after(
             net[0].query(net[4].id, CONTENT, hops=2)
             net.pass_time(5.0)
         future, host = call(net[0], net[4].id), net.machines[0].host
-        net.run(some_passes(passes))
+        net.step(passes)
         net.end(0)
         assert future.done(), f"stopped after {passes} passes"
         error = future.exception()
