@@ -167,7 +167,9 @@ class SentReceipts:
         self._table[challenge] = self._expected[challenge] = Signal()
 
     def wait(self, challenge: bytes) -> Service[None]:
-        yield self._expected.pop(challenge)
+        # Expected until it is here: `drop` has to find it when the reply is given up during this wait.
+        yield self._expected[challenge]
+        del self._expected[challenge]
 
     def finish(self) -> Service[None]:
         yield from ()
