@@ -67,9 +67,9 @@ def test_keys_and_secrets_of_commands(place: Place) -> None:
     assert "report" in place.run(*names, secret=SECRET).stdout
     for refused, hint in (
         (place.run(*send), "--key FILE, --secret-file FILE or the variable MTUN_SECRET"),
-        (place.run(*send, "--secret-file", place.secret), "another secret, or no secret for this"),
+        (place.run(*send, "--secret-file", place.secret), "a different secret, or allows no secret"),
         (place.run(*get, "--key", place.stranger, secret=SECRET), "list your public key in [files]"),
-        (place.run(*get, "--secret-file", place.guess), "another secret"),
+        (place.run(*get, "--secret-file", place.guess), "a different secret"),
         (place.run(*names, "--key", place.friend), "list your public key in [files]"),
     ):
         assert (refused.returncode, refused.stdout) == (1, "")
@@ -83,6 +83,7 @@ def test_keys_and_secrets_of_commands(place: Place) -> None:
     [
         (["--key", "missing"], "", 2, "no such file: missing"),
         (["--secret-file", "missing"], "", 2, "no such file: missing"),
+        ([], __file__, 2, "MTUN_SECRET is the name of a file"),
         ([], "short", 2, "MTUN_SECRET: secret: expected 16 to 1,024 bytes, got 5"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from tunnel import open_node
 from tunnel.cli.main import main
+from tunnel.identity.state_dir import StateDir
 
 CLIENT = "--network {net} --hops 1"
 # Each command with a file of the user; {file} is its place.
@@ -117,6 +118,25 @@ def test_a_running_node_is_a_failure_with_advice_for_the_command(
     shown = capsys.readouterr().err
     assert "running" in shown.splitlines()[0]
     assert advice in shown.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("ping node-1 --config {config}", "it is starting or stopping, so try again"),
+        ("socks --exit node-1 --config {config}", "it is starting or stopping, so try again"),
+        ("node --config {config}", "mtun peers --config "),
+        ("up {net}", "stop that node first"),
+    ],
+)
+def test_a_state_folder_in_use_without_a_control_socket(
+    net: Path, command: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StateDir(net / "node-0" / "state"):
+        assert run(command, net=net, config=net / "node-0" / "node.toml") == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert "is in use by a running node (process " in error
+    assert advice in hint
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,11 @@ def _client_key(options: argparse.Namespace) -> ClientKey | None:
     secret = os.environ.get(SECRET_VARIABLE)
     if not secret:
         return None
+    if os.path.isfile(secret):
+        raise ConfigError(
+            f"environment: {SECRET_VARIABLE} is the name of a file, and not a secret",
+            f"give --secret-file {shlex.quote(secret)} instead",
+        )
     try:
         return ClientKey.of_secret(secret.strip())
     except BadArgument as error:

@@ -24,7 +24,7 @@ from tunnel.arguments import (
     checked_seconds,
     did_you_mean,
 )
-from tunnel.config.kinds import Choice, FilesClients, HostPort, ListOf, Place
+from tunnel.config.kinds import Choice, FilesClients, FilesRight, HostPort, ListenPlace, ListOf, Place, show
 from tunnel.config.misplaced import KEYS, advice_for_key, advice_for_table, advice_for_variable
 from tunnel.config.repeated import REPEATED, ForwardEntry, PublishEntry, RepeatedTable, SocksEntry
 from tunnel.config.settings import (
@@ -399,10 +399,14 @@ def _wrong(setting: Setting, value: Any, where: str) -> ConfigError:
 
 
 def _nearest(setting: Setting, value: Any) -> str:
-    """A hint: the valid choice closest to a mistyped one, or a place with the port that was given alone."""
+    """A hint: the form that was meant, such as the closest valid choice, or a place for a port alone."""
+    if isinstance(setting.kind, ListOf | FilesRight) and isinstance(value, str) and value:
+        return f"write a list: {setting.key} = [{show(value)}]"
     kind = setting.kind.item if isinstance(setting.kind, ListOf) else setting.kind
     if isinstance(kind, Place | HostPort) and re.fullmatch(r"\d{1,5}", str(value)):
         return f'did you mean "127.0.0.1:{value}"?'
+    if isinstance(kind, ListenPlace) and type(value) is int:
+        return f'did you mean "{value}"?'
     if not isinstance(kind, Choice):
         return ""
     given = value if isinstance(value, list) else str(value).split(",")
