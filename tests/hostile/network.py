@@ -47,14 +47,15 @@ def _silent(query: Query, reply: Reply) -> Generator[Any, Any, None]:
 
 
 class Records(logging.Handler):
-    """Keeps what no hostile peer may cause: errors and tracebacks."""
+    """Keeps what no hostile peer may cause: errors, tracebacks, and services that ended with an exception."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.faults: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR or record.exc_info:
+        is_escape = record.name.startswith("reactor") and record.levelno >= logging.WARNING
+        if record.levelno >= logging.ERROR or record.exc_info or is_escape:
             self.faults.append(logging.Formatter().format(record))
 
 

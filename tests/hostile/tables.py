@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.hostile import rules_handshake, rules_header, rules_link, rules_message
+from tests.hostile import rules_handshake, rules_header, rules_link, rules_message, rules_tunnel
 from tests.hostile.network import MemoryNetwork
 from tests.hostile.rules import Rule
 
@@ -27,4 +27,5 @@ TABLES: Final = (
     Table("link", rules_link.RULES),
     Table("header", rules_header.RULES),
     Table("message", rules_message.RULES),
+    Table("tunnel", rules_tunnel.RULES),
 )

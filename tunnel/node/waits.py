@@ -15,10 +15,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from reactor import Closed, ReadYield, Scope, Select, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor import (
+    Closed,
+    ReadYield,
+    Scope,
+    Select,
+    Service,
+    Signal,
+    Sleep,
+    TimedOut,
+    UnexpectedEnd,
+    timeout_after,
+)
 from reactor.core.task import name_of
 from reactor.io.streams import ReadStream
-from tunnel.errors import ErrorCode, PeerError, TableFull
+from tunnel.errors import ErrorCode, FrameTruncated, PeerError, TableFull
 
 __all__ = [
     "Counted",
@@ -28,6 +39,7 @@ __all__ = [
     "UntakenBytes",
     "drain",
     "idle_watch",
+    "read_rest",
     "release_dropped",
     "run_with_guards",
     "with_timeout",
@@ -55,6 +67,19 @@ def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
         return (yield from timeout_after(limit_s, service))
     except TimedOut as error:
         raise PeerError(f"{what} within {limit_s:g} s", ErrorCode.TIMEOUT) from error
+
+
+def read_rest(reader: ReadYield, chunk: memoryview, count: int) -> Service[None]:
+    """Read what is missing of a chunk of which `count` bytes are here.
+
+    Raises:
+        FrameTruncated: FIN before its end. Errors of the stream.
+    """
+    try:
+        yield from reader.read_exactly(chunk[count:])
+    except UnexpectedEnd as error:
+        here = count + error.received_bytes
+        raise FrameTruncated(f"FIN after {here} of {len(chunk)} bytes of a content chunk") from error
 
 
 def drain(stream: ReadStream) -> Service[None]:

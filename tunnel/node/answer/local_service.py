@@ -9,9 +9,9 @@ The read service owns the stream and calls `local_service`.
 
 from __future__ import annotations
 
-from reactor import ReadYield, Service, UnexpectedEnd
+from reactor import ReadYield, Service
 from reactor.core.requests import Request
-from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError
+from tunnel.errors import ErrorCode, MalformedMessage, PeerError
 from tunnel.established.keys import Chunk, ChunkOpener
 from tunnel.node.answer.send_reply import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
@@ -19,7 +19,7 @@ from tunnel.node.query.frame_io import READ_BYTES, FrameReader, ReceiptWriter, r
 from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.carrying import tunnel_service
-from tunnel.node.waits import idle_watch, run_with_guards
+from tunnel.node.waits import idle_watch, read_rest, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import CHALLENGE_BYTES, ChunkType
@@ -66,10 +66,7 @@ def read_first_chunk(stream: Stream) -> Service[memoryview]:
         FrameTruncated: FIN before its end. Errors of the stream.
     """
     chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
-    try:
-        yield from ReadYield(stream).read_exactly(chunk)
-    except UnexpectedEnd as error:
-        raise FrameTruncated(f"FIN after {error.received_bytes} bytes of the first content chunk") from error
+    yield from read_rest(ReadYield(stream), chunk, 0)
     return chunk
 
 

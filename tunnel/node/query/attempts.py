@@ -80,7 +80,7 @@ from tunnel.node.query.incoming_replies import (
 from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.upkeep import clock_difference, had_old_keys, known_descriptors
-from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
+from tunnel.node.waits import idle_watch, read_rest, run_with_guards, with_timeout
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.onion.key_schedule import query_binding
 from tunnel.onion.reports import Reported, read_reply_report, read_report
@@ -505,7 +505,7 @@ class RunningQuery:
         count = yield from reader.readinto(chunk)
         if not count:
             return
-        yield from reader.read_exactly(chunk[count:])
+        yield from read_rest(reader, chunk, count)
         report = read_reply_report(self._query, bytes(chunk), self._node.engine)
         if not report.succeeded:
             self._report = report

@@ -12,7 +12,7 @@ from reactor import ReadYield, Service, Signal, Sleep, WriteYield
 from tunnel.errors import PeerError, TunnelSilent, TunnelStopped
 from tunnel.established import EstablishedTunnel
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.waits import idle_watch, run_with_guards
+from tunnel.node.waits import idle_watch, read_rest, run_with_guards
 
 __all__ = ["Layers", "pump"]
 
@@ -106,7 +106,7 @@ def _receive(
                 core.received_fin()
                 return
             if count < len(chunk):
-                yield from reader.read_exactly(chunk[count:])
+                yield from read_rest(reader, chunk, count)
         first = None
         if remove_layers is not None:
             remove_layers(chunk, number)
