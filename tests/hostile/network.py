@@ -26,7 +26,7 @@ from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.route import Route
 from tunnel.services import Echo, InnerService, Query, Reply, Services
 
-__all__ = ["PATIENCE_S", "Hang", "MemoryNetwork", "Records"]
+__all__ = ["PATIENCE_S", "Hang", "MemoryNetwork", "Records", "Unanswered"]
 
 T = TypeVar("T")
 
@@ -35,10 +35,15 @@ PATIENCE_S: Final = 900.0
 HOST: Final = "127.0.0.1"
 """Of every node and every peer: they differ by port."""
 _PORTS: Final = range(20_000, 60_000)
+_IDENTITIES: Final = 256
 
 
 class Hang(AssertionError):
     """Something did not end in the time that the longest limit allows."""
+
+
+class Unanswered(AssertionError):
+    """The node has ended, or does not take, what a rule builds on: it cannot be broken here."""
 
 
 def _silent(query: Query, reply: Reply) -> Generator[Any, Any, None]:
@@ -81,6 +86,7 @@ class MemoryNetwork:
         self.reactor = Reactor(clock=self.clock, slow_step_s=None)
         self.wires = Wires(self.reactor)
         self._ports = deque(_PORTS)
+        self._identities: deque[NodeKeys] = deque()
         self.directory = StaticDirectory()
         self.records = Records()
         self._start_s = time.time() - self.clock.now()
@@ -166,6 +172,14 @@ class MemoryNetwork:
         self.wires.live.append(wire)
         return wire
 
+    def identity(self) -> NodeKeys:
+        """Keys for a hostile peer: a few hundred, in turn, so that no table of the kit itself grows."""
+        if len(self._identities) < _IDENTITIES:
+            self._identities.append(NodeKeys.generate(self.wall_s()))
+        else:
+            self._identities.rotate(-1)
+        return self._identities[-1]
+
     # -- time ------------------------------------------------------------------------------------------
 
     def run(self, service: Service[T], patience_s: float = PATIENCE_S) -> T:
@@ -177,17 +191,10 @@ class MemoryNetwork:
 
     def settle(self) -> None:
         """Run all that can be run now."""
-        while True:
-            before = self._moved()
+        self.reactor.run_ready()
+        while self.reactor.threads.running:
+            self.pass_time(0.0)
             self.reactor.run_ready()
-            if self.reactor.threads.running:
-                self.pass_time(0.0)
-            elif self._moved() == before:
-                return
-
-    def _moved(self) -> int:
-        totals = (node.counters for node in self.nodes)
-        return sum(total.link_bytes_in + total.link_bytes_out for total in totals)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and run all that becomes due."""

@@ -6,12 +6,14 @@ what the node did about it.
 
 from __future__ import annotations
 
+import contextlib
 import random
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from reactor import Broken, Service
-from tests.hostile.network import Hang, MemoryNetwork
+from reactor import Broken, Closed, Service
+from tests.hostile.network import Hang, MemoryNetwork, Unanswered
 from tests.network_model.wires import MemoryListener, MemorySocket
 from tests.support.raw_peer import CellWriter
 from tests.tunnel.helpers import OPENSSL
@@ -24,6 +26,7 @@ from tunnel.link.noise import LinkKeys, NoiseXK
 from tunnel.link.records import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_of
 from tunnel.node import LOCAL_NETWORK_ID, Node
 from tunnel.node.links.link_setup import HandshakeResult
+from tunnel.node.query.incoming_replies import QueryResult
 
 __all__ = ["ROLES", "HostilePeer", "Reaction", "Role", "m3_payload", "settings"]
 
@@ -85,7 +88,7 @@ def m3_payload(settings_bytes: bytes, signed: bytes) -> bytes:
 
 
 class HostilePeer(CellWriter):
-    """A peer with a new identity, connected to `target`, or waiting for its dial.
+    """A peer with an identity of the network's pool, connected to `target`, or waiting for its dial.
 
     Args:
         target: by default the network's victim.
@@ -94,6 +97,8 @@ class HostilePeer(CellWriter):
         rng: for everything that a rule leaves open.
         inputs: messages, records and pieces that were sent.
         frame_seed: of the target's slot in the last frame.
+        others: further peers of the same rule, which leave with this one.
+        asked: a query of the target that this peer answers.
     """
 
     def __init__(
@@ -109,11 +114,13 @@ class HostilePeer(CellWriter):
         self.role: Role = role
         self.target = network.victim if target is None else target
         self.rng = rng or random.Random(0)
-        self.keys = keys or NodeKeys.generate(network.wall_s())
+        self.keys = keys or network.identity()
         self.engine = OPENSSL
         self.stream = -1 if role == "dials" else 0
         self.inputs = 0
         self.frame_seed = b""
+        self.others: list[HostilePeer] = []
+        self.asked: Future[QueryResult] | None = None
         self.seen = Reaction()
         self._received = bytearray()
         self._buffer = bytearray(1 << 16)
@@ -158,8 +165,10 @@ class HostilePeer(CellWriter):
         """Take the connection of a dial that somebody else has caused."""
         listener = self._listener
         assert listener is not None
-        self.network.wait_until(lambda: self._accepted(listener) or self.dial_error is not None)
-        assert self.dial_error is None, self.dial_error
+        with contextlib.suppress(Hang):
+            self.network.wait_until(lambda: self._accepted(listener) or self.dial_error is not None, 60.0)
+        if self._socket is None:
+            raise Unanswered(f"nobody dialled: {self.dial_error}")
         self.noise = NoiseXK(
             "responder",
             prologue=_PROLOGUE,
@@ -189,12 +198,17 @@ class HostilePeer(CellWriter):
         if self.role == "dials":
             self.send_m1()
             self.send_m3()
+            self.use(self.noise.finish())
         else:
-            self.noise.read_message(self.receive_exactly(M1_BYTES)[16:])
-            self.send_bytes(self.noise.write_message(settings(self.network)))
-            self.noise.read_message(self.receive_exactly(M3_BYTES))
-        self.use(self.noise.finish())
+            self.answer_handshake()
         return self
+
+    def answer_handshake(self) -> None:
+        """The responder's side, once the connection is there."""
+        self.noise.read_message(self.receive_exactly(M1_BYTES)[16:])
+        self.send_bytes(self.noise.write_message(settings(self.network)))
+        self.noise.read_message(self.receive_exactly(M3_BYTES))
+        self.use(self.noise.finish())
 
     def send_m1(self) -> None:
         self.send_bytes(_HELLO + bytes(12) + self.noise.write_message(b""))
@@ -222,6 +236,8 @@ class HostilePeer(CellWriter):
             known,
             is_dialler=self.role == "is dialled",
         )
+        if result.is_dialler:
+            self.target.links.pool(self.id).dial_begins()
         self.network.run(self.target.links.adopt(result))
         return self
 
@@ -245,7 +261,7 @@ class HostilePeer(CellWriter):
             except BlockingIOError:
                 self.network.settle()
                 self.network.pass_time(0.01)  # it may wait for its turn to serve a stream
-            except Broken:
+            except (Broken, Closed):
                 return
         raise Hang("the node neither takes bytes nor closes the connection")
 
@@ -266,7 +282,7 @@ class HostilePeer(CellWriter):
             count = self._socket.readinto(self._buffer)
         except BlockingIOError:
             return False
-        except Broken:
+        except (Broken, Closed):
             count = 0
         if not count:
             changed, self.seen.is_closed = not self.seen.is_closed, True
@@ -283,7 +299,8 @@ class HostilePeer(CellWriter):
             return len(self._received) >= count or self.seen.is_closed
 
         self.network.wait_until(has_come)
-        assert len(self._received) >= count, f"closed after {len(self._received)} of {count} bytes"
+        if len(self._received) < count:
+            raise Unanswered(f"closed after {len(self._received)} of {count} bytes")
         data = bytes(self._received[:count])
         del self._received[:count]
         return data
@@ -349,3 +366,5 @@ class HostilePeer(CellWriter):
         self.hang_up()
         if self._listener is not None:
             self.network.unlisten(self._listener)
+        for other in self.others:
+            other.leave()

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, overload
 from tests.hostile.frames import DEST, PROFILE, ChunkSealer, RawSlot, header, status_code
 from tests.hostile.network import MemoryNetwork
 from tests.hostile.peer import ROLES, HostilePeer, Reaction, Role
-from tunnel.errors import ErrorCode
+from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.link.cells import pack_open
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Rule",
     "bits",
     "closed",
+    "failed",
     "link",
     "nothing",
     "outside",
@@ -78,7 +79,7 @@ def bits(start: int, end: int) -> Ranges:
 
 # --- rules -------------------------------------------------------------------------------------------------
 
-What = Literal["closed", "link", "stream", "status", "nothing"]
+What = Literal["closed", "link", "stream", "status", "query", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Expect:
     Attributes:
         what: closed: the connection ends without a word. link: it ends with RESET of stream 0, or without one
             if there is no code. stream: RESET of the stream alone. status: a STATUS with the code, and then
-            that. nothing: the link and its other streams go on.
+            that. query: a query of the node fails with the code, or with any if there is none, and blames the
+            peer. nothing: the link and its other streams go on.
         within_s: fake seconds until then.
         is_about_next: the STATUS tells of the node behind this one.
     """
@@ -113,6 +115,10 @@ def stream(code: ErrorCode, within_s: float = 1.0) -> Expect:
 
 def status(code: ErrorCode, within_s: float = 1.0, *, is_about_next: bool = False) -> Expect:
     return Expect("status", code, within_s, is_about_next)
+
+
+def failed(code: ErrorCode | None, within_s: float = 5.0) -> Expect:
+    return Expect("query", code, within_s)
 
 
 nothing: Final = Expect("nothing")
@@ -229,6 +235,9 @@ def run_case(network: MemoryNetwork, case: Case, seed: int = 0) -> None:
 
 def _judge(peer: HostilePeer, found: Reaction, expect: Expect, bystander: int) -> None:
     code = found.streams.get(peer.stream)
+    if expect.what == "query":
+        _judge_query(peer, expect)
+        return
     if expect.what == "closed":
         assert found.is_closed, "the connection is still open"
         assert not peer.handshake_bytes, f"{peer.handshake_bytes} bytes came to one who has proven nothing"
@@ -252,6 +261,16 @@ def _judge(peer: HostilePeer, found: Reaction, expect: Expect, bystander: int) -
         told = status_code(found.statuses[peer.stream], peer.frame_seed) if peer.frame_seed else _told(expect)
         assert told == _told(expect), f"the STATUS tells {told}"
     assert peer.is_served(), "the link is not served any more"
+
+
+def _judge_query(peer: HostilePeer, expect: Expect) -> None:
+    assert peer.asked is not None
+    peer.network.wait_until(peer.asked.done, expect.within_s)
+    error = peer.asked.exception()
+    assert isinstance(error, QueryFailed), f"the query ended with {error!r}"
+    assert expect.code in (error.code, None), f"the query failed with {error.code!r}: {error}"
+    # A report on a reply's way names its reader too, who is never drawn for a route.
+    assert set(error.blamed) <= {peer.id, peer.target.id}, "an innocent node is blamed"
 
 
 def _told(expect: Expect) -> int:

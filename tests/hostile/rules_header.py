@@ -12,7 +12,6 @@ from tests.hostile.rules_handshake import flipped
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
-from tunnel.identity.keys import NodeKeys
 
 __all__ = ["RULES", "send_frame", "slot_for"]
 
@@ -106,7 +105,7 @@ def _unreachable(peer: HostilePeer) -> bytes:
     """A node of the directory that nobody answers for."""
     listener = peer.network.listen()
     peer.network.unlisten(listener)
-    other = NodeKeys.generate(peer.network.wall_s())
+    other = peer.network.identity()
     descriptor = other.descriptor((Address(*listener.address),), peer.network.wall_s(), peer.engine)
     peer.network.directory.publish(descriptor)
     return descriptor.node_id

@@ -33,7 +33,7 @@ from tunnel.crypto.primitives import expand
 from tunnel.errors import ErrorCode
 from tunnel.geometry import LONG, Profile
 
-__all__ = ["RULES"]
+__all__ = ["CHUNKS", "RULES", "TRUNCATED"]
 
 Chunks = Callable[[HostilePeer, ChunkSealer, Any], bytes]
 
@@ -121,7 +121,7 @@ _CHECKS: Final = (
 _FURTHER: Final = "After the chunk marked LAST it reads FIN; a further byte is refused."
 _OTHERS: Final = "every other type is refused"
 
-_CHUNKS: Final[tuple[tuple[str, str, Chunks, Any], ...]] = (
+CHUNKS: Final[tuple[tuple[str, str, Chunks, Any], ...]] = (
     ("changed", _CHECKS, _changed, bits(0, PROFILE.geometry.chunk_bytes)),
     (
         "counter",
@@ -214,7 +214,7 @@ _CHUNKS: Final[tuple[tuple[str, str, Chunks, Any], ...]] = (
     ("REKEY in a query", _CHECKS, _second(lambda s, _: s.seal(REKEY)), (None,)),
 )
 
-_TRUNCATED: Final[tuple[tuple[str, str, Chunks, Any], ...]] = (
+TRUNCATED: Final[tuple[tuple[str, str, Chunks, Any], ...]] = (
     ("FIN in a chunk", "C bytes are here (FIN before: TRUNCATED)", _cut, range(1, 996)),
     ("FIN without a chunk", "C bytes are here (FIN before: TRUNCATED)", _cut, (0,)),
     ("FIN without LAST", "C bytes are here (FIN before: TRUNCATED)", _no_end, range(1, 20)),
@@ -383,8 +383,8 @@ def _of(
 
 
 RULES: Final = (
-    *_of("message", _CHUNKS, status(ErrorCode.BAD_CONTENT), _message),
-    *_of("message", _TRUNCATED, status(ErrorCode.TRUNCATED), _message),
+    *_of("message", CHUNKS, status(ErrorCode.BAD_CONTENT), _message),
+    *_of("message", TRUNCATED, status(ErrorCode.TRUNCATED), _message),
     *_of("head", _HEADS, status(ErrorCode.BAD_CONTENT), _head),
     Rule(
         "head: END too early",

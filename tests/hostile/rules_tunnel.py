@@ -25,6 +25,7 @@ from tests.hostile.frames import (
     STATUS,
     ChunkSealer,
 )
+from tests.hostile.network import Unanswered
 from tests.hostile.peer import HostilePeer
 from tests.hostile.rules import Rule, bits, nothing, outside, status
 from tests.hostile.rules_handshake import flipped
@@ -75,7 +76,9 @@ class HostileEnd:
         own = self.hello()
         self.send(HELLO, own)
         self.peer.look()
-        chunk = self.peer.seen.data[self.peer.stream][: PROFILE.geometry.chunk_bytes]
+        chunk = self.peer.seen.data.get(self.peer.stream, b"")[: PROFILE.geometry.chunk_bytes]
+        if len(chunk) < PROFILE.geometry.chunk_bytes:
+            raise Unanswered("no HELLO came")
         backward = self.peer.engine.layers.aead(expand(self._seed, b"e2e backward", 32))
         other = backward.open(bytes(12), chunk)[6:44]
         secret = self._seed + self._private.exchange(other[:32])

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.hostile import rules_handshake, rules_header, rules_link, rules_message, rules_tunnel
+from tests.hostile import (
+    rules_handshake,
+    rules_header,
+    rules_link,
+    rules_message,
+    rules_replies,
+    rules_tunnel,
+)
 from tests.hostile.network import MemoryNetwork
 from tests.hostile.rules import Rule
 
@@ -28,4 +35,5 @@ TABLES: Final = (
     Table("header", rules_header.RULES),
     Table("message", rules_message.RULES),
     Table("tunnel", rules_tunnel.RULES),
+    Table("replies", rules_replies.RULES),
 )

@@ -188,18 +188,28 @@ class Link:
 
     def _receive(self) -> Service[None]:
         """Receive until the connection ends; the link lives as long as this."""
-        node, socket, mux = self._node, self.socket, self.mux
+        socket, mux = self.socket, self.mux
         reader = ReadYield(socket)
         while (yield from reader.call(self._receive_once)):
             while (stream := mux.accept_nowait()) is not None:
-                yield from self.take_turn()
-                self.used_s = node.now_s()
-                node.counters.streams_accepted += 1
-                yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
+                yield from self._begin(stream)
             # One receive takes all available bytes: let the streams process them before the next.
             yield socket.readable if socket.drained else YIELD
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
+
+    def _begin(self, stream: Stream) -> Service[None]:
+        """Serve a stream of the neighbour, when it is this link's turn."""
+        node = self._node
+        try:
+            yield from self.take_turn()
+            self.used_s = node.now_s()
+            node.counters.streams_accepted += 1
+            yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
+        except BaseException:
+            # Nobody will read it. What came with its FIN outlives the link, and would be held for ever.
+            stream.reset(ErrorCode.CANCELLED)
+            raise
 
     def _receive_once(self, socket: Connection) -> int:
         try:
