@@ -95,7 +95,9 @@ class MemoryNetwork:
         limits = replace(limits or Limits(), link_age_s=2_592_000.0)
         self.alice = self._node(self.directory, limits)
         self.victim = self._node(
-            directory or self.directory, limits, service or Services({"echo": Echo(), "silent": _silent})
+            self.directory if directory is None else directory,
+            limits,
+            service or Services({"echo": Echo(), "silent": _silent}),
         )
         self.bob = self._node(self.directory, limits)
         self.nodes = (self.alice, self.victim, self.bob)

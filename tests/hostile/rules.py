@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, overload
 from tests.hostile.frames import DEST, PROFILE, ChunkSealer, RawSlot, header, status_code
 from tests.hostile.network import MemoryNetwork
 from tests.hostile.peer import ROLES, HostilePeer, Reaction, Role
+from tests.support.second_implementation import expand
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.link.cells import pack_open
 
@@ -27,6 +28,7 @@ __all__ = [
     "Expect",
     "Ranges",
     "Rule",
+    "answered",
     "bits",
     "closed",
     "failed",
@@ -79,7 +81,7 @@ def bits(start: int, end: int) -> Ranges:
 
 # --- rules -------------------------------------------------------------------------------------------------
 
-What = Literal["closed", "link", "stream", "status", "query", "nothing"]
+What = Literal["closed", "link", "stream", "status", "query", "answer", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Expect:
         what: closed: the connection ends without a word. link: it ends with RESET of stream 0, or without one
             if there is no code. stream: RESET of the stream alone. status: a STATUS with the code, and then
             that. query: a query of the node fails with the code, or with any if there is none, and blames the
-            peer. nothing: the link and its other streams go on.
+            peer. answer: the reply, in mode `cached`, begins with these bytes. nothing: the link and
+            its other streams go on.
         within_s: fake seconds until then.
         is_about_next: the STATUS tells of the node behind this one.
     """
@@ -99,6 +102,7 @@ class Expect:
     code: ErrorCode | None = None
     within_s: float = 1.0
     is_about_next: bool = False
+    answer: bytes = b""
 
 
 def closed(within_s: float = 1.0) -> Expect:
@@ -119,6 +123,10 @@ def status(code: ErrorCode, within_s: float = 1.0, *, is_about_next: bool = Fals
 
 def failed(code: ErrorCode | None, within_s: float = 5.0) -> Expect:
     return Expect("query", code, within_s)
+
+
+def answered(begins: bytes) -> Expect:
+    return Expect("answer", within_s=3.0, answer=begins)
 
 
 nothing: Final = Expect("nothing")
@@ -251,6 +259,8 @@ def _judge(peer: HostilePeer, found: Reaction, expect: Expect, bystander: int) -
     assert not bystander or bystander not in found.streams, (
         f"another stream ended with {found.streams[bystander]!r}"
     )
+    if expect.what == "answer":
+        _judge_answer(peer, found, expect)
     if expect.what == "stream":
         assert code == expect.code, f"the stream ended with {code!r}"
         assert peer.stream not in found.statuses, "a STATUS came from one who has no keys"
@@ -271,6 +281,15 @@ def _judge_query(peer: HostilePeer, expect: Expect) -> None:
     assert expect.code in (error.code, None), f"the query failed with {error.code!r}: {error}"
     # A report on a reply's way names its reader too, who is never drawn for a route.
     assert set(error.blamed) <= {peer.id, peer.target.id}, "an innocent node is blamed"
+
+
+def _judge_answer(peer: HostilePeer, found: Reaction, expect: Expect) -> None:
+    chunk = found.data.get(peer.stream, b"")[: PROFILE.geometry.chunk_bytes]
+    assert len(chunk) == PROFILE.geometry.chunk_bytes, f"no reply came, the stream: {found.streams}"
+    key = expand(peer.frame_seed, b"e2e backward", 32)
+    plain = peer.engine.layers.aead(key).open(bytes(12), chunk)
+    message = plain[6 : 6 + int.from_bytes(plain[4:6], "big")]
+    assert message[4:].startswith(expect.answer), f"the reply is {message[4:20].hex()}"
 
 
 def _told(expect: Expect) -> int:

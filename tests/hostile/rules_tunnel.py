@@ -5,6 +5,7 @@ Each rule is broken in a tunnel that runs; those of chunks and of OPEN also befo
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -82,7 +83,9 @@ class HostileEnd:
         backward = self.peer.engine.layers.aead(expand(self._seed, b"e2e backward", 32))
         other = backward.open(bytes(12), chunk)[6:44]
         secret = self._seed + self._private.exchange(other[:32])
-        self._next_key = expand(secret, b"hello forward" + sha256(own + other).digest(), 32)
+        transcript = sha256(own + other).digest()
+        self._receive_key = expand(secret, b"hello backward" + transcript, 32)
+        self._next_key = expand(secret, b"hello forward" + transcript, 32)
         return self
 
     def establish(self) -> HostileEnd:
@@ -91,6 +94,18 @@ class HostileEnd:
         self.send(REKEY)
         self.sealer.use(self._next_key)
         return self
+
+    def received(self) -> list[tuple[int, int, bytes]]:
+        """Type, sub-stream and data of all chunks that came after the other end's HELLO."""
+        size = PROFILE.geometry.chunk_bytes
+        wire = self.peer.seen.data[self.peer.stream][size:]
+        aead = self.peer.engine.layers.aead(self._receive_key)
+        found = []
+        for number, at in enumerate(range(0, len(wire) - size + 1, size)):
+            plain = aead.open(number.to_bytes(12, "big"), wire[at : at + size])
+            kind, _, sub_stream, length = struct.unpack_from(">BBHH", plain)
+            found.append((kind, sub_stream, plain[6 : 6 + length]))
+        return found
 
     def close(self, code: int = 0) -> None:
         """CLOSE of stream 0."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.hostile import (
+    rules_exchange,
     rules_handshake,
     rules_header,
     rules_link,
     rules_message,
     rules_replies,
+    rules_services,
     rules_tunnel,
 )
 from tests.hostile.network import MemoryNetwork
@@ -36,4 +38,6 @@ TABLES: Final = (
     Table("message", rules_message.RULES),
     Table("tunnel", rules_tunnel.RULES),
     Table("replies", rules_replies.RULES),
+    Table("exchange", rules_exchange.RULES, rules_exchange.learning_network),
+    Table("services", rules_services.RULES, rules_services.serving_network),
 )
