@@ -119,7 +119,13 @@ class Flood:
         self.network = network
         self.totals = Totals()
         self._rng = random.Random(seed)
-        rules = [(table, rule) for table in TABLES if table.network is MemoryNetwork for rule in table.rules]
+        rules = [
+            (table, rule)
+            for table in TABLES
+            if table.network is MemoryNetwork
+            for rule in table.rules
+            if not rule.is_slow
+        ]
         self._on_links = [each for each in rules if each[1].points != CONNECTED]
         self._alone = [each for each in rules if each[1].points == CONNECTED]
 

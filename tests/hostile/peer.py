@@ -220,6 +220,7 @@ class HostilePeer(CellWriter):
 
     def use(self, keys: LinkKeys) -> None:
         """Seal and open records with the keys of a finished handshake."""
+        self.link_keys = keys
         self.sealer = RecordSealer(keys.send_key, self.engine)
         self._opener = RecordOpener(keys.receive_key, self.engine)
 

@@ -147,6 +147,7 @@ class Rule:
         do: breaks it, with a value.
         values: that the rule refuses.
         roles, points: where it can be broken.
+        is_slow: a case takes seconds.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Rule:
     roles: tuple[Role, ...] = ROLES
     points: tuple[str, ...] = IDLE
     document: str = "docs/protocol.md"
+    is_slow: bool = False
 
     @property
     def edges(self) -> Sequence[Any]:

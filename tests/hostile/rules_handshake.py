@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.hostile.network import Unanswered
 from tests.hostile.peer import HostilePeer, m3_payload, settings
 from tests.hostile.rules import CONNECTED, Ranges, Rule, bits, closed, outside
 from tunnel.identity.keys import NodeKeys
@@ -18,6 +19,7 @@ __all__ = ["RULES"]
 _SETTINGS: Final = struct.Struct(">IIB3sI16s")
 _RETRY: Final = b"mtun1 retry".ljust(16, b"\0")
 _LOW_ORDER: Final = (bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f")
+_RUSH: Final = 80  # first messages in a moment: the node asks from 50 in a second on
 _DESCRIPTOR_AT: Final = 34  # in the payload of M3
 
 
@@ -154,7 +156,32 @@ def _expired(peer: HostilePeer, days: int) -> bytes:
     return m3_payload(settings(peer.network), peer.keys.descriptor((), then_s, peer.engine).signed)
 
 
+def _under_load(peer: HostilePeer) -> bytes:
+    """So many first messages that the node asks for a puzzle. Returns M1 of this peer, which was sent."""
+    for _ in range(_RUSH):
+        other = HostilePeer(peer.network)
+        peer.others.append(other)
+        other.connect()
+        other.send_m1()
+        peer.network.settle()
+    m1 = _m1(peer)
+    peer.send_bytes(m1)
+    if not peer.receive_exactly(M2_BYTES).startswith(_RETRY):
+        raise Unanswered("the node did not ask for a puzzle")
+    return m1
+
+
+def _wrong_answer(peer: HostilePeer, value: int) -> None:
+    m1 = _under_load(peer)
+    peer.send_bytes(m1[:4] + value.to_bytes(12, "big") + m1[16:])
+
+
+def _another_m1(peer: HostilePeer, bit: int) -> None:
+    peer.send_bytes(flipped(_under_load(peer), bit))
+
+
 _CHECKS_M1: Final = "M1: magic, version, puzzle, tag"
+_PUZZLE: Final = "a wrong answer, or an M1 that differs in anything but the answer"
 _CHECKS_M3: Final = (
     "M3: both tags; the settings as in the table; the descriptor's length fits; all behind it is zero; "
     "the descriptor (*Descriptor*); its link key equals s; its expiry ≥ now."
@@ -192,6 +219,8 @@ _RESPONDER: Final = (
     _accepts("M1: hangs up", "each side reads exactly that many bytes", _gone, range(M1_BYTES)),
     _accepts("M1: flood", _CHECKS_M1, _flood, (65, 100_000)),
     _accepts("M1: network", 'Prologue: `"mtun1"` ‖ network id 16', _other_network, (bytes(16), b"\xff" * 16)),
+    _accepts("M1: wrong answer", _PUZZLE, _wrong_answer, range(1 << 40)),
+    _accepts("M1: another after RETRY", _PUZZLE, _another_m1, bits(0, 64)),
     _accepts("M3: changed", _CHECKS_M3, _changed_m3, bits(0, M3_BYTES)),
     _accepts(
         "M3: silence",

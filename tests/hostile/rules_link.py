@@ -27,6 +27,7 @@ __all__ = ["RULES", "cell"]
 
 _WINDOW: Final = PROFILE.geometry.window_bytes
 _UNIT: Final = 1024
+_RECORDS_OF_A_KEY: Final = 1 << 14
 _MAX_CREDIT: Final = (1 << 31) - 1
 _KNOWN_PROFILES: Final = (*range(1, 6), *range(17, 22))
 
@@ -85,6 +86,18 @@ def _unfinished(peer: HostilePeer, count: int) -> None:
     peer.send_bytes(peer.seal_cells(_ping(peer))[:count])
 
 
+def _old_key(peer: HostilePeer, value: None) -> None:
+    """So many records that the key changes, and one more under the key before."""
+    for _ in range(_RECORDS_OF_A_KEY):
+        peer.send_cells(_ping(peer))
+        if peer.inputs % 100 == 0:
+            peer.look()
+    head = b"\0\1\0\0"
+    aead = peer.engine.layers.aead(peer.link_keys.send_key)
+    sealed = aead.seal(_RECORDS_OF_A_KEY.to_bytes(12, "big"), _ping(peer).ljust(_UNIT - 20, b"\0"), head)
+    peer.send_bytes(head + sealed)
+
+
 def _padding_only(peer: HostilePeer, units: int) -> None:
     peer.send_cells(bytes(_UNIT * units - 20))
 
@@ -113,6 +126,13 @@ _RECORDS: Final = (
         range(1, 9),
     ),
     _ends_link("record: swapped", "the counter being the record's number in this direction from 0", _swapped),
+    Rule(
+        "record: old key",
+        "each multiple of 2^14) the key is replaced by the first 32 bytes",
+        _old_key,
+        link(),
+        is_slow=True,
+    ),
     Rule(
         "record: unfinished",
         "A record that has begun and is not complete after 30 s ends the link.",
