@@ -292,13 +292,13 @@ _CELLS: Final = (
         "RESET: code",
         "0 is success there, and the orderly end in CLOSE; in a RESET it MUST be refused.",
         _one(lambda p, code: cell(CellType.RESET, 0, code.to_bytes(2, "big"))),
-        outside(1, 19, 16),
+        outside(1, max(ErrorCode), 16),
     ),
     _ends_link(
         "RESET: code, of a stream",
         _REST,
         _one(lambda p, code: cell(CellType.RESET, _opened(p), code.to_bytes(2, "big"))),
-        outside(1, 19, 16),
+        outside(1, max(ErrorCode), 16),
     ),
     _ends_link(
         "PING: kind",
@@ -484,7 +484,13 @@ _STREAMS: Final = (
     ),
     _breaks("late DATA", _LATE, _late_data, nothing, range(1, _WINDOW - 1024 - 9)),
     Rule("late DATA: too much", _LATE, _late_data, link(), range(2 * _WINDOW, 20 * _WINDOW)),
-    _breaks("RESET: any time", "RESET is legal at any time, from both sides", _reset, nothing, range(1, 20)),
+    _breaks(
+        "RESET: any time",
+        "RESET is legal at any time, from both sides",
+        _reset,
+        nothing,
+        range(1, max(ErrorCode) + 1),
+    ),
 )
 
 RULES: Final = _RECORDS + _CELLS + _STREAMS

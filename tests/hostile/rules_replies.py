@@ -181,7 +181,7 @@ _NONE: Final[tuple[Row, ...]] = (
         "RESET is legal at any time, from both sides",
         lambda bob, code: bob.send(pack_reset(bob.stream, ErrorCode(code))),
         failed(None),
-        range(1, 20),
+        range(1, max(ErrorCode) + 1),
     ),
     (
         "hangs up",

@@ -290,7 +290,7 @@ def _of(kind: str, service: bytes, rows: Any, expect: Expect) -> tuple[Rule, ...
 
 
 RULES: Final = (
-    *_of("files", b"files", _MALFORMED, status(ErrorCode.BAD_CONTENT)),
+    *_of("files", b"files", _MALFORMED, status(ErrorCode.BAD_REQUEST)),
     *(
         Rule(
             f"files: {name}",
@@ -302,7 +302,7 @@ RULES: Final = (
         )
         for name, text, make, state, values in _REFUSED
     ),
-    *_of("attachments", b"save", _ATTACHMENTS, status(ErrorCode.BAD_CONTENT)),
+    *_of("attachments", b"save", _ATTACHMENTS, status(ErrorCode.BAD_REQUEST)),
     Rule(
         "exit: target",
         "| TARGET_NOT_ALLOWED | the rules, a malformed name |",

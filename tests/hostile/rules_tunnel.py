@@ -405,7 +405,7 @@ _STREAMS: Final[tuple[Row, ...]] = (
         "CLOSE: code",
         "Else an error code: both halves are given up |",
         lambda e, n: e.send(CLOSE, n.to_bytes(2, "big")),
-        range(20, 65_536),
+        range(max(ErrorCode) + 1, 65_536),
     ),
     ("CLOSE: idle", "| IDLE | OPEN → OPEN |", lambda e, n: e.send(CLOSE, bytes(2), n), range(1, 65_536)),
     ("CLOSE: twice", "| ENDED | CREDIT, GIVE_UP |", _after_open(_CLOSED, _CLOSED), (None,)),
