@@ -189,7 +189,7 @@ CODES = {
         may_pass=False,
     ),
     ErrorCode.UNKNOWN_QUERY: CodeRow(
-        "does not wait for this answer",
+        "has no pending query for this answer",
         "a reply without a pending query, or a second reply",
         Location.PROCESS,
         "the query was abandoned before; nothing to do",
@@ -217,7 +217,7 @@ CODES = {
         may_pass=False,
     ),
     ErrorCode.TARGET_UNREACHABLE: CodeRow(
-        "found no way to the target",
+        "found no route to the target",
         "the exit finds no route to the target, or no address for its name",
         Location.FAR_END,
         "is the name right? Try again through another exit",
