@@ -191,7 +191,7 @@ def test_only_an_archive_is_extracted(served: Served, capsys: pytest.CaptureFixt
     assert served.get("--extract", name="f") == 1
     shown = capsys.readouterr().err
     assert shown.startswith("error: f: not a valid tar archive")
-    assert "hint: it is kept as f, as without --extract" in shown
+    assert "hint: the archive is kept as f, as without --extract" in shown
     assert os.listdir() == ["f"]
     assert Path("f").read_bytes() == CONTENT
 

@@ -515,7 +515,9 @@ def _extract(archive: Path, folder: Path, name: str) -> None:
             complain(f"skipped {printable(skipped)}")
     except LocalTunnelError as error:
         failure = LocalTunnelError(f"{name}: {error}")
-        failure.add_note(f"it is kept as {_visible(archive, folder.parent / name)}, as without --extract")
+        failure.add_note(
+            f"the archive is kept as {_visible(archive, folder.parent / name)}, as without --extract"
+        )
         raise failure from error
     except FileExistsError as error:
         failure = LocalTunnelError(f"{folder} appeared meanwhile, and --extract replaces no folder")

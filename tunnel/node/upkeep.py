@@ -55,7 +55,7 @@ def rotate_keys(node: NodeContext) -> Service[None]:
             continue
         is_out_of_range = False
         if is_early:
-            log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
+            log.warning("node %s has a new onion key early, because a replay table was full", node.name)
         elif is_new:
             log.info("node %s has new onion keys", node.name)
         if is_new or is_early:

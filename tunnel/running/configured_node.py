@@ -322,8 +322,8 @@ class ConfiguredNode(EnteredOnce):
             return  # it is written again
         if others := [peer.node_id for peer in published if peer.node_id != own_id]:
             log.warning(
-                "%s held the descriptor of node %s, and gets that of node %s: if %s is the key file of "
-                "another node, stop this one and put its own keys there",
+                "%s contained the descriptor of node %s and now gets that of node %s: if %s is the key file "
+                "of another node, stop this node and give it a key file of its own",
                 place,
                 short(others[0]),
                 short(own_id),
