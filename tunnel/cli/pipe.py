@@ -2,7 +2,7 @@
 
 A thread reads the input, because a file, a terminal and a pipe all block. The end of the input ends that
 direction only; the answer can still arrive. The end of the answer closes the output. The command then waits
-for the end of its input, except on a terminal, where nobody would end it.
+for the end of its input; on a terminal it ends immediately.
 """
 
 from __future__ import annotations
