@@ -19,7 +19,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "text", "status"),
     [
-        (["5432"], "5432: where does it lead?", 2),
+        (["5432"], "5432: its destination is missing", 2),
         (["0", "node-2"], "node-2: no service: expected NODE:SERVICE", 2),
         (["0", "node-2/host"], "node-2/host: no port", 2),
         (["host:0", "node-2:a"], "host:0: expected a port", 2),
@@ -35,8 +35,8 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["-R", "node-2", "127.0.0.1:80"], "node-2: expected NODE/[BIND:]PORT", 2),
         (["-R", "node-2//tmp/socket", "127.0.0.1:80"], "a node listens at ports only", 2),
         (["-R", "node-2/9000", "80"], "80: expected a host and a port", 2),
-        (["-R", "node-2/9000", "127.0.0.1:80", "--public"], "are not for --reverse", 2),
-        (["-R", "node-2/9000", "127.0.0.1:80", "--key", "k"], "are not for --reverse", 2),
+        (["-R", "node-2/9000", "127.0.0.1:80", "--public"], "cannot be combined with --reverse", 2),
+        (["-R", "node-2/9000", "127.0.0.1:80", "--key", "k"], "cannot be combined with --reverse", 2),
     ],
 )
 def test_errors_before_it_is_ready(
