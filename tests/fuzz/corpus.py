@@ -21,7 +21,7 @@ CORPUS: Final = Path(__file__).parent / "corpus"
 CRASHES: Final = CORPUS / "crashes"
 _PARTS: Final = ("tunnel", "readwrite_comp", "tests/fuzz")
 _TRACED: Final = tuple(str(Path(__file__).parents[2] / part) for part in _PARTS)
-_MOST_BYTES: Final = 8_000
+_MOST_BYTES: Final = 6_000
 """Of the kept inputs of one target."""
 
 
