@@ -117,7 +117,7 @@ def test_a_proxy_that_spoils_every_second_route_is_found_too() -> None:
     coin = random.Random(7)
     clients = [
         Client(proxies, lambda route: proxies[0] in route.nodes and coin.random() < 0.5, seed)
-        for seed in range(60)
+        for seed in range(30)
     ]
     for client in clients:
         client.ask(100)
@@ -160,7 +160,7 @@ def test_a_hostile_guard_is_passed_over_while_it_spoils_routes() -> None:
 def test_hostile_proxies_do_not_choose_the_guard() -> None:
     """Two of twenty proxies spoil all their routes, and the first guard is in each of these failures."""
     shares = []
-    for seed in range(40):
+    for seed in range(15):
         proxies = ids(20)
         client = Client(proxies, passes_one_of([]), seed, has_guards=True)
         client.ask(3)
