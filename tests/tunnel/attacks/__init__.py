@@ -13,5 +13,7 @@ Each file is one row of that table. It states the attacker and his knowledge, an
     test_forged          forged, random and truncated bytes from a holder of the keys
     test_dht_poisoning   invented, old and worthless values in the hash table
     test_guard_eclipse   hostile nodes that wait, or make guards fail, to be the first hop
+    test_clock_set_back  replays after the clock was set to any time
+    test_times_of_checks secrets in the time of a refusal
     test_reflection      making a node answer a victim that did not ask
 """
