@@ -149,7 +149,7 @@ def test_content_of_any_shape_becomes_bytes_before_it_is_sent(shape: str) -> Non
     parser = AttachmentParser()
     packed = b"".join(pack_attachments([("name", SHAPES[shape](content))]))
     padded = SHAPES[shape](packed + bytes(-len(packed) % 8))
-    with pytest.raises(Exception, match="bytes behind the end"):
+    with pytest.raises(Exception, match="bytes after the end"):
         list(parser.feed(padded))
     assert content in packed
 
