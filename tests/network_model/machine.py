@@ -260,7 +260,7 @@ class NetworkMachine(RuleBasedStateMachine):
         self.each_query_ends_in_time_and_tells_the_truth()
         self.nothing_fails_unexpectedly()
         for node in net.nodes:
-            check_idle(node)
+            check_idle(net, node)
         self._queries_work()
 
     def _queries_work(self) -> None:

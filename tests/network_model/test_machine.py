@@ -28,12 +28,12 @@ def test_a_few_steps() -> None:
 
 @pytest.mark.full
 def test_many_steps() -> None:
-    examples = int(os.environ.get("MODEL_EXAMPLES", "40"))
+    examples = int(os.environ.get("MODEL_EXAMPLES", "20"))
     run_state_machine_as_test(
         NetworkMachine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=60,
+            stateful_step_count=40,
             deadline=None,
             print_blob=True,
             suppress_health_check=_QUIET,
