@@ -455,7 +455,11 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
     except BaseException as error:  # the other services must still be ended
         if is_ctrl_c(error):
             raise
-        log_failure(logger, error, "service %r failed while it was ended by force", name)
+        if isinstance(error, RuntimeError) and str(error) == "generator ignored GeneratorExit":
+            # A generator inside it waits again in its cleanup: Python has abandoned that one.
+            logger.warning("service %r waits in its cleanup, the rest of which is abandoned", name)
+        else:
+            log_failure(logger, error, "service %r failed while it was ended by force", name)
     return False
 
 

@@ -42,12 +42,13 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
+from reactor.core import loop
 from reactor.core.requests import CurrentTask
 from reactor.core.task import Join
 from reactor.core.timers import Expired, FakeClock
 from reactor.run.spawners import ProxyHandle
 from tests.reactor.conftest import POLLERS
-from tests.reactor.helpers import has_ended, passes, task_of
+from tests.reactor.helpers import errors_logged, has_ended, passes, task_of
 from tests.reactor.services import SERVICES
 
 BLOB = bytes(400_000)
@@ -402,3 +403,32 @@ def test_a_service_that_ignores_cancellation_is_ended_by_force(caplog: pytest.Lo
     caplog.clear()
     assert len(texts) == 1
     assert "deaf" in texts[0]
+
+
+def test_a_cleanup_that_waits_at_a_forced_end_is_one_line_each(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was closed while 600 queries ended wrote 2,500 tracebacks."""
+    monkeypatch.setattr(loop, "GRACE_S", 0.02)
+
+    def inner() -> Service[None]:
+        try:
+            yield Signal()
+        finally:
+            try:
+                yield Signal()
+            finally:
+                yield Signal()
+
+    def outer() -> Service[None]:
+        yield from inner()
+
+    reactor = Reactor(clock=FakeClock())
+    reactor.spawn(outer(), name="outer")
+    reactor.run(passes(2))
+    reactor.close()
+    assert not [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
+    lines = errors_logged(caplog)
+    assert len(lines) == 2
+    assert "'outer' did not end" in lines[0]
+    assert "'outer' waits in its cleanup" in lines[1]
