@@ -28,7 +28,7 @@ from tunnel.node import LOCAL_NETWORK_ID, Node
 from tunnel.node.links.link_setup import HandshakeResult
 from tunnel.node.query.incoming_replies import QueryResult
 
-__all__ = ["ROLES", "HostilePeer", "Reaction", "Role", "m3_payload", "settings"]
+__all__ = ["RETRY_MAGIC", "ROLES", "HostilePeer", "Reaction", "Role", "m3_payload", "settings"]
 
 Role = Literal["dials", "is dialled"]
 ROLES: Final[tuple[Role, ...]] = ("dials", "is dialled")
@@ -36,6 +36,7 @@ ROLES: Final[tuple[Role, ...]] = ("dials", "is dialled")
 _PROLOGUE: Final = b"mtun1" + LOCAL_NETWORK_ID
 _HELLO: Final = b"MT" + (1).to_bytes(2, "big")
 _M3_PLAIN_BYTES: Final = 512
+RETRY_MAGIC: Final = b"mtun1 retry".ljust(16, b"\0")
 _SEND_TRIES: Final = 1000
 _PIECE_BYTES: Final = 996  # a chunk of geometry 1
 
@@ -213,8 +214,15 @@ class HostilePeer(CellWriter):
     def send_m1(self) -> None:
         self.send_bytes(_HELLO + bytes(12) + self.noise.write_message(b""))
 
+    def receive_m2(self) -> bytes:
+        """M2. Raises Unanswered: the node asks for a puzzle, because others have dialled it so often."""
+        answer = self.receive_exactly(M2_BYTES)
+        if answer.startswith(RETRY_MAGIC):
+            raise Unanswered("the node asks for a puzzle")
+        return answer
+
     def send_m3(self, payload: bytes | None = None) -> None:
-        self.noise.read_message(self.receive_exactly(M2_BYTES))
+        self.noise.read_message(self.receive_m2())
         legal = m3_payload(settings(self.network), self.descriptor.signed)
         self.send_bytes(self.noise.write_message(legal if payload is None else payload))
 

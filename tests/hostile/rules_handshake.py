@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tests.hostile.network import Unanswered
-from tests.hostile.peer import HostilePeer, m3_payload, settings
+from tests.hostile.peer import RETRY_MAGIC, HostilePeer, m3_payload, settings
 from tests.hostile.rules import CONNECTED, Ranges, Rule, bits, closed, outside
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
@@ -17,7 +17,6 @@ from tunnel.link.noise import NoiseXK
 __all__ = ["RULES"]
 
 _SETTINGS: Final = struct.Struct(">IIB3sI16s")
-_RETRY: Final = b"mtun1 retry".ljust(16, b"\0")
 _LOW_ORDER: Final = (bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f")
 _RUSH: Final = 80  # first messages in a moment: the node asks from 50 in a second on
 _DESCRIPTOR_AT: Final = 34  # in the payload of M3
@@ -113,7 +112,7 @@ def _second(make: Callable[[HostilePeer, Any], bytes]) -> Callable[[HostilePeer,
 def _changed_m3(peer: HostilePeer, bit: int) -> None:
     peer.connect()
     peer.send_m1()
-    peer.noise.read_message(peer.receive_exactly(M2_BYTES))
+    peer.noise.read_message(peer.receive_m2())
     legal = peer.noise.write_message(m3_payload(settings(peer.network), peer.descriptor.signed))
     peer.send_bytes(flipped(legal, bit))
 
@@ -121,7 +120,7 @@ def _changed_m3(peer: HostilePeer, bit: int) -> None:
 def _part_of_m3(peer: HostilePeer, count: int) -> None:
     peer.connect()
     peer.send_m1()
-    peer.receive_exactly(M2_BYTES)
+    peer.receive_m2()
     peer.send_bytes(os.urandom(count))
 
 
@@ -166,7 +165,7 @@ def _under_load(peer: HostilePeer) -> bytes:
         peer.network.settle()
     m1 = _m1(peer)
     peer.send_bytes(m1)
-    if not peer.receive_exactly(M2_BYTES).startswith(_RETRY):
+    if not peer.receive_exactly(M2_BYTES).startswith(RETRY_MAGIC):
         raise Unanswered("the node did not ask for a puzzle")
     return m1
 
@@ -277,7 +276,7 @@ def _changed_m2(peer: HostilePeer, bit: int) -> bytes:
 
 
 def _retry(difficulty: int, rest: bytes = bytes(47)) -> bytes:
-    return _RETRY + os.urandom(16) + bytes([difficulty]) + rest
+    return RETRY_MAGIC + os.urandom(16) + bytes([difficulty]) + rest
 
 
 def _is_dialled(
