@@ -97,7 +97,7 @@ def test_a_message_that_ends_early(count: int) -> None:
     ("message", "what"),
     [
         (b"\x02", "kind 2"),
-        (ONE + b"x", "behind the end"),
+        (ONE + b"x", "after the end"),
         (b"\x01\x00", "without a name"),
         (b"\x01\x03../", "invalid name"),
         (b"\x01\x02..", "invalid name"),
