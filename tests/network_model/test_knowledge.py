@@ -21,6 +21,7 @@ from tests.network_model.wires import Passage
 from tunnel.errors import QueryFailed
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.node import Limits, QueryResult
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.route import Route
 from tunnel.services import Query, Reply, Services, service_prefix
 
@@ -120,6 +121,21 @@ def test_who_knows_what_of_a_query(watched: Watched, mode: ReplyMode) -> None:
     if mode is ReplyMode.NONE:
         # His service writes an answer all the same, and nobody gets it.
         assert "answer" in expected["Bob"]
+    assert {name: watched.known(name) for name in NAMES[1:]} == expected
+
+
+def test_who_knows_what_of_a_tunnel(watched: Watched) -> None:
+    net, answers = watched.net, []
+
+    def talk(tunnel: NodeTunnel) -> Generator[Any, Any, None]:
+        answers.append((yield from tunnel.ask(service_prefix(LIBRARY) + QUESTION)))
+
+    route = Route(tuple(net[each].id for each in PROXIES), net[BOB].id)
+    future = net[ALICE].tunnel(net[BOB].id, talk, route=route)
+    net.pass_time(60.0)
+    assert future.exception(timeout=0) is None
+    assert answers == [ANSWER]
+    expected = {name: OUTWARD.get(name, set()) for name in NAMES[1:]}
     assert {name: watched.known(name) for name in NAMES[1:]} == expected
 
 
