@@ -80,6 +80,24 @@ def test_newcomers_that_displace_each_other_while_they_speak(seed: int) -> None:
         assert net.bugs == []
 
 
+def test_a_node_that_is_forgotten_while_it_is_dialled_leaves_no_trace() -> None:
+    """It was only heard of. Its failed dial was recorded when it was forgotten before that had ended."""
+    with ModelNetwork(4, learns=True) as net:
+        net.pass_time(10.0)
+        real = {machine.id for machine in net.machines}
+        net.invent(3, 8)
+        inventor, others = net[3], net.nodes[:3]
+        for node in others:
+            inventor.query(node.id, prefixed("echo", b"x"), hops=0)  # a link, over which it tells
+        while not all(node.links.dialling for node in others):
+            net.pass_time(0.5)
+        net.slept_s += 3600.0
+        net.pass_time(30.0)
+        for node in others:
+            assert node.counters.dials_failed
+            assert len(node.peers) <= len(real)
+
+
 def _trace(seed: int) -> str:
     """A digest of all that passes the wires in a network with a liar and a cut."""
     digest = hashlib.sha256()

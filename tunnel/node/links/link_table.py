@@ -203,13 +203,15 @@ class LinkTable:
     def _connect(self, peer: Descriptor, is_own: Callable[[], bool]) -> Service[Refusal]:
         """Dial and run the link. A refusal is returned, not raised: several services may wait for it."""
         node, pool = self._node, self.pool(peer.node_id)
+        # Asked before the dial: what is only heard of may be forgotten while it lasts.
+        is_hearsay = self._is_hearsay(peer.node_id)
         try:
             self._find_room(is_own=is_own(), is_dialled=True)
         except TableFull as error:
             return error
         pool.dial_begins()
         try:
-            result = yield from self._dial(peer, is_own)
+            result = yield from self._dial(peer, is_own, is_hearsay=is_hearsay)
         except PuzzleRefused as error:
             # The peer is there, so only strangers' frames have to wait.
             pool.puzzle_refused(node.now_s())
@@ -219,7 +221,7 @@ class LinkTable:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
                 pool.failure = str(error)
-                if not self._is_hearsay(peer.node_id):
+                if not is_hearsay:
                     node.peers.failed(peer.node_id)
                 node.counters.dials_failed += 1
                 return error
@@ -230,7 +232,9 @@ class LinkTable:
             return error
         return None
 
-    def _dial(self, peer: Descriptor, is_own: Callable[[], bool]) -> Service[HandshakeResult]:
+    def _dial(
+        self, peer: Descriptor, is_own: Callable[[], bool], *, is_hearsay: bool
+    ) -> Service[HandshakeResult]:
         """Dial. On behalf of a stranger, every failure takes as long as the longest one.
 
         A stranger can name any address that the rules allow, and make this node dial it. Otherwise the time
@@ -240,7 +244,7 @@ class LinkTable:
         try:
             return (yield from dial(node, peer, DialPuzzles(self._solver, is_own)))
         except NextRefused:
-            if not is_own() and self._is_hearsay(peer.node_id):
+            if not is_own() and is_hearsay:
                 ends_s = began_s + node.limits.dial_s * len(node.rules.dialable(peer.addresses))
                 yield Sleep(max(0.0, ends_s - node.now_s()))
             raise
