@@ -24,7 +24,6 @@ from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import ExchangeDirectory
 from tunnel.geometry import DEFAULT
 from tunnel.identity.descriptor import Address
-from tunnel.node.links import link_setup
 from tunnel.routing.addresses import LOCAL
 
 pytestmark = pytest.mark.full
@@ -93,7 +92,7 @@ def test_open_and_closed_ports_look_the_same(victim: Node) -> None:
 )
 def test_other_machines_are_not_dialled(victim: Node, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[str] = []
-    monkeypatch.setattr(link_setup, "connect_tcp", lambda host, port: dialled.append(host))
+    monkeypatch.setattr(victim.context, "connect", lambda host, port: dialled.append(host))
     took_s, code = ask(victim, Address(host, 80))
     assert code in (ErrorCode.NEXT_REFUSED, ErrorCode.UNKNOWN_NEXT)
     assert took_s < PATIENCE_S
