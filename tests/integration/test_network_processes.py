@@ -236,7 +236,7 @@ def test_two_nodes_on_one_state_folder_and_damaged_state_are_refused(tmp_path: P
         assert node.event()["event"] == "ready"
         second = mtun("node", "--config", config, status=1)
         assert f"error: {state} is in use by a running node (process {node.process.pid})" in second.stderr
-        assert "hint: use that node as it runs" in second.stderr
+        assert "hint: to use the running node: " in second.stderr
         assert node.stop(signal.SIGTERM)[0] == 0
     good = (state / "replay").read_bytes()
     (state / "replay").write_bytes(good[:-1])
