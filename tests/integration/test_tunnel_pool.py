@@ -126,6 +126,11 @@ def make_front(net: LocalNetwork) -> Iterator[Callable[..., Front]]:
 Make = Callable[..., Front]
 
 
+def give_up(tunnel: NodeTunnel) -> Service[None]:
+    tunnel.give_up()
+    yield from ()
+
+
 def via(net: LocalNetwork, index: int) -> Route:
     return Route((net[index].id,), net[EXIT].id)
 
@@ -294,6 +299,39 @@ def test_a_connection_waits_for_a_tunnel_while_all_are_in_use(
     front.streams += [each.result(timeout=PATIENCE_S) for each in opening]
     # A tunnel for one connection alone is in nobody's way once it is used.
     assert front.node.asked == (5 if key is None else 3)
+
+
+def test_who_waits_longest_has_the_first_turn(net: LocalNetwork, make_front: Make) -> None:
+    """Newcomers who went first would let the others wait until their time is over."""
+    front = make_front(most=1, room_s=PATIENCE_S)
+    front.open("a")
+    order: list[int] = []
+
+    def wait(number: int) -> Service[None]:
+        stream = yield from front.pool.open(ECHO, number)
+        order.append(number)
+        stream.give_up()
+
+    opening = []
+    for number in range(4):
+        opening.append(net.submit(wait(number)))
+        front.wait(lambda: front.pool.waiting == len(opening))
+    front.run(give_up(front.node.tunnels[0]))
+    front.wait(lambda: order)
+    assert order[0] == 0
+    for each in opening[1:]:
+        each.cancel()
+    front.wait(lambda: not front.pool.waiting)
+
+
+def test_connections_that_stop_waiting_leave_nothing_behind(net: LocalNetwork, make_front: Make) -> None:
+    front = make_front(most=1, room_s=PATIENCE_S)
+    front.open("a")
+    opening = [net.submit(front.pool.open(ECHO, number)) for number in range(20)]
+    front.wait(lambda: front.pool.waiting == len(opening))
+    for each in opening:
+        each.cancel()
+    front.wait(lambda: not front.pool.waiting)
 
 
 def test_a_refusal_of_the_exit_is_final(make_front: Make) -> None:

@@ -90,7 +90,8 @@ def test_others_are_not_disturbed(logins: Logins) -> None:
     ("first", "second", "is_one"),
     [
         ("2001:db8::1", "2001:db8::ffff:1", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("2001:db8::1", "2001:db8:0:ffff::1", True),
+        ("2001:db8::1", "2001:db8:1::1", False),
         ("192.0.2.7", "::ffff:192.0.2.7", True),
         ("192.0.2.7", "192.0.2.8", False),
         ("fe80::1%eth0", "fe80::2", True),
@@ -99,6 +100,13 @@ def test_others_are_not_disturbed(logins: Logins) -> None:
 def test_one_owner_of_addresses(logins: Logins, first: str, second: str, is_one: bool) -> None:
     fail(logins, host=first)
     assert logins.refusal(ALICE, second) == (WAIT_TEXT.format(10) if is_one else "")
+
+
+def test_a_home_network_of_ipv6_has_the_guesses_of_one_address(logins: Logins) -> None:
+    """A /48 has more networks than there are counts: each would push the others' failures out."""
+    hosts = [f"2001:db8:0:{number:x}::1" for number in range(2 * MOST_COUNTS)]
+    looked_at = sum(logins.refusal(WRONG, host) == WRONG_TEXT for host in hosts * 2)
+    assert (looked_at, logins.counts) == (FREE_FAILURES, 1)
 
 
 def test_unknown_users_share_a_count(logins: Logins) -> None:

@@ -10,7 +10,8 @@ accepted, the limit would not slow a guesser down.
 
 Failures are counted for each pair of user and address. A program that keeps trying an old password therefore
 locks out only its own user, and only at its own address. Unknown user names share one count, so a guesser
-cannot create more counts than there are users. IPv6 addresses count by their /64.
+cannot create more counts than there are users. IPv6 addresses count by their /48, which many homes have: its
+65,536 networks of /64 would not be slowed down at all.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ __all__ = ["FREE_FAILURES", "MOST_COUNTS", "MOST_LOGIN_BYTES", "PAUSE_S", "Login
 FREE_FAILURES: Final = 5
 PAUSE_S: Final = 10.0
 MOST_COUNTS: Final = 1_024
-"""Counts of failures. Beyond them the oldest is forgotten: a guesser with a thousand addresses has a thousand
-times as many guesses anyway."""
+"""Counts of failures. Beyond them the oldest is forgotten, so a guesser with more networks is not slowed.
+Refusing all further networks instead would let it lock everybody out."""
 MOST_LOGIN_BYTES: Final = 255  # by the length byte of RFC 1929
+_MOST_GROUP_BYTES: Final = 1 + 6  # the IP version and a /48; IPv4 addresses are shorter
 
 
 class Logins:
@@ -64,7 +66,8 @@ class Logins:
             host: the address of the client; "": a Unix socket, which only its owner can use.
         """
         user, password = login
-        count = host_group(host) if host else b"", user if user in self._users else None
+        network = host_group(host)[:_MOST_GROUP_BYTES] if host else b""
+        count = network, user if user in self._users else None
         now_s = self.now_s()
         forgotten_s = max(self._forgotten_s.get(count, now_s), now_s)
         wait_s = forgotten_s - now_s - (FREE_FAILURES - 1) * PAUSE_S

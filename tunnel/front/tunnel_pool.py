@@ -141,12 +141,17 @@ class TunnelPool:
         self._room_s = room_s
         self.advise: Advise = no_advice
         self._places: OrderedDict[Hashable, list[_Place]] = OrderedDict()  # the key used last is last
-        self._waiting: list[Signal] = []  # of those that wait for room
+        self._waiting: dict[Signal, None] = {}  # of those that wait for room, in order
         self._scope = Scope("tunnels of a front", fail_together=False)
 
     def __len__(self) -> int:
         """Number of tunnels that accept sub-streams, including those being opened."""
         return sum(map(len, self._places.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Number of connections that wait because all tunnels are in use."""
+        return len(self._waiting)
 
     @needs_yield_from
     def open(
@@ -243,18 +248,20 @@ class TunnelPool:
         if left_s <= 0:
             raise self._no_room()
         signal = Signal()
-        self._waiting.append(signal)
-        yield Select(signal, Sleep(min(left_s, _LOOK_S)))  # nothing tells that a tunnel has become idle
-        if signal in self._waiting:
-            self._waiting.remove(signal)
+        self._waiting[signal] = None
+        try:
+            yield Select(signal, Sleep(min(left_s, _LOOK_S)))  # nothing tells that a tunnel has become idle
+        finally:
+            self._waiting.pop(signal, None)
 
     def _no_room(self) -> TableFull:
         return TableFull(f"all {self._most} tunnels to that node are in use")
 
     def _wake(self) -> None:
-        """Let those try again that wait for room."""
-        while self._waiting:
-            self._waiting.pop().set()
+        """Let those try again that wait for room, the first to come first."""
+        waiting, self._waiting = self._waiting, {}
+        for signal in waiting:
+            signal.set()
 
     def _open_another(self, key: Hashable) -> Service[_Place]:
         if not self._makes_room():
