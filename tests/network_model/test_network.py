@@ -42,6 +42,21 @@ def test_a_node_that_returns_is_used_again(in_order: bool) -> None:
         assert future.result(timeout=0).read() == b"again"
 
 
+def test_a_node_that_has_just_come_up_is_used_at_once() -> None:
+    """The first connection after `mtun up` failed if its node was ready before the others were."""
+    with ModelNetwork(3) as net:
+        net.crash(1)
+        route = Route((net.machines[1].id,), net[2].id)
+        early = net[0].query(net[2].id, prefixed("echo", b"x"), route=route)
+        while not early.done():
+            net.step(1)
+        assert isinstance(early.exception(timeout=0), QueryFailed)
+        net.start(1)
+        future = net[0].query(net[2].id, prefixed("echo", b"again"), route=route)
+        net.pass_time(1.0)
+        assert future.result(timeout=0).read() == b"again"
+
+
 @pytest.mark.parametrize("how", BEHAVIOURS)
 def test_a_hostile_node_fails_only_the_traffic_that_it_relays(how: str) -> None:
     with ModelNetwork(5) as net:

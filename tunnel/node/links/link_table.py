@@ -38,6 +38,9 @@ Refusal: TypeAlias = NextRefused | TableFull | None
 """Why dialling failed; None: it succeeded."""
 
 _ATTEMPTS: Final = 3  # a link just dialled may already be ending
+# After its first failure a peer is dialled again within half a second. Frames of this node itself wait for
+# that, because the nodes of a network that starts come up one after the other.
+_SHORT_WAIT_S: Final = 0.5
 
 
 class LinkTable:
@@ -184,8 +187,11 @@ class LinkTable:
                 raise PuzzleRefused(
                     "it has asked for a puzzle, which this node solves for its own frames only"
                 )
+            wait_s = pool.retry_s - now_s
+            if is_own and pool.can_dial and 0 < wait_s <= _SHORT_WAIT_S:
+                yield Sleep(wait_s)
+                return (yield from self._connect_shared(peer, is_own))
             if not pool.wants_dial(now_s, waiting=1):
-                wait_s = pool.retry_s - now_s
                 why = pool.failure or "it could not be reached"
                 raise NextRefused(f"{why}; next try in {max(wait_s, 0):.1f} s")
             connect = self._connect(peer, lambda: peer.node_id in self._own_dials)
