@@ -20,6 +20,8 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "text", "status"),
     [
         (["5432"], "5432: its destination is missing", 2),
+        (["5432", "node-1:x", "127.0.0.1:5432", "node-1:y"], "5432 is given twice", 2),
+        (["./a.sock", "node-1:x", "./a.sock", "node-1:y"], "./a.sock is given twice", 2),
         (["0", "node-2"], "node-2: no service: expected NODE:SERVICE", 2),
         (["0", "node-2/host"], "node-2/host: no port", 2),
         (["host:0", "node-2:a"], "host:0: expected a port", 2),

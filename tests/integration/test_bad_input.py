@@ -290,7 +290,7 @@ def test_frame_that_stops_in_the_middle(net: LocalNetwork, refusals: Callable[[]
 def test_peer_that_vanishes_in_mid_frame(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1]) + bytes(100))
-    words = "connection ended without GOAWAY, with 1 streams open"
+    words = "the connection ended without GOAWAY, with 1 stream open"
     wait_until(net, lambda: words in refusals())
     wait_until_idle(net)
     assert_works(net)

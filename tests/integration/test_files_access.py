@@ -311,9 +311,9 @@ def test_a_secret_makes_the_same_key_for_everybody() -> None:
     ("content", "text"),
     [
         (None, "no such file: {path}"),
-        (b"short\n", "{path} is not a secret: secret: expected 16 to 1,024 bytes, got 5"),
+        (b"short\n", "{path} is not a secret: expected 16 to 1,024 bytes, got 5"),
         (b"\xff" * 20, "{path} is not a secret: it is not text"),
-        (b"x" * 9_000, "{path} is not a secret: secret: expected 16 to 1,024 bytes"),
+        (b"x" * 9_000, "{path} is not a secret: expected 16 to 1,024 bytes"),
     ],
 )
 def test_another_file_is_no_secret(tmp_path: Path, content: bytes | None, text: str) -> None:

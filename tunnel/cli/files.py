@@ -155,7 +155,8 @@ def _client_key(options: argparse.Namespace) -> ClientKey | None:
         return ClientKey.of_secret(secret.strip())
     except BadArgument as error:
         raise ConfigError(
-            f"environment: {SECRET_VARIABLE}: {error}", "set it to the secret itself"
+            f"environment: {SECRET_VARIABLE}: {str(error).removeprefix('secret: ')}",
+            "set it to the secret itself",
         ) from error
 
 

@@ -95,8 +95,14 @@ def _pairs(arguments: list[str]) -> list[tuple[EntrancePlace, tuple[str, Target]
         raise ConfigError(
             f"{arguments[0]}: at which local port?", f"for example: mtun forward 5432 {arguments[0]}"
         )
-    pairs = _in_pairs(arguments, "mtun forward 5432 node-7:postgres")
-    return [_local_pair(place, to) for place, to in pairs]
+    pairs = [_local_pair(*pair) for pair in _in_pairs(arguments, "mtun forward 5432 node-7:postgres")]
+    places = [place for place, _ in pairs]
+    for place, text in zip(places, arguments[::2], strict=True):
+        if places.count(place) > 1 and not (isinstance(place, tuple) and place[1] == 0):
+            raise ConfigError(
+                f"{text} is given twice", "each destination needs a local port of its own; 0: any free one"
+            )
+    return pairs
 
 
 def _local_pair(place: str, to: str) -> tuple[EntrancePlace, tuple[str, Target]]:

@@ -96,7 +96,8 @@ class ClientKey:
         except UnicodeDecodeError as error:
             raise KeyFileError(f"{path} is not a secret: it is not text", advice) from error
         except LocalTunnelError as error:
-            raise KeyFileError(f"{path} is not a secret: {error}", advice) from error
+            text = str(error).removeprefix("secret: ")
+            raise KeyFileError(f"{path} is not a secret: {text}", advice) from error
         check_private(path, KeyFileError)
         return key
 

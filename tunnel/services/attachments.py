@@ -224,7 +224,8 @@ class AttachmentLimits:
     Attributes:
         count: of attachments.
         total_bytes: of their contents together.
-        left_free_bytes: of the disk: it is never filled above this, by however many messages.
+        left_free_bytes: of the disk: below this every message ends. Each message that is being saved may
+            use 64 KiB of it.
     Raises:
         BadArgument: a value out of range. TypeError: a wrong type.
     """

@@ -196,7 +196,9 @@ class Link:
             # One receive takes all available bytes: let the streams process them before the next.
             yield socket.readable if socket.drained else YIELD
         if mux.streams or not mux.peer_leaves:
-            raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
+            how = "the neighbour left" if mux.peer_leaves else "the connection ended without GOAWAY"
+            open_streams = "1 stream" if mux.streams == 1 else f"{mux.streams} streams"
+            raise Disconnected(f"{how}, with {open_streams} open")
 
     def _begin(self, stream: Stream) -> Service[None]:
         """Serve a stream of the neighbour, when it is this link's turn."""
