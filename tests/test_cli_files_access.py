@@ -84,7 +84,7 @@ def test_keys_and_secrets_of_commands(place: Place) -> None:
         (["--key", "missing"], "", 2, "no such file: missing"),
         (["--secret-file", "missing"], "", 2, "no such file: missing"),
         ([], __file__, 2, "MTUN_SECRET is the name of a file"),
-        ([], "short", 2, "MTUN_SECRET: secret: expected 16 to 1,024 bytes, got 5"),
+        ([], "short", 2, "MTUN_SECRET: expected 16 to 1,024 bytes, got 5"),
     ],
 )
 def test_a_wrong_option_is_named(
