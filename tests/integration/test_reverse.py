@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import socket
@@ -15,26 +16,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import Service
-from tests.support.logs import records_of
+from reactor import ConnectError, Service, Sleep, TimedOut
+from tests.support.logs import records_of, texts_of
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tests.support.servers import MEGABYTE, digest_server, free_port, tcp_server
 from tunnel import Limits, LocalNetwork
 from tunnel.client import Client
-from tunnel.errors import BadArgument, ErrorCode, MalformedMessage, SubStreamReset
+from tunnel.errors import BadArgument, ErrorCode, MalformedMessage, SubStreamReset, TableFull
 from tunnel.established import Target, TargetKind
 from tunnel.front import reverse
 from tunnel.front.reverse import ReverseForward
 from tunnel.node import Node
 from tunnel.node.query.request import TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel
-from tunnel.services import Echo, Reverse, Services
+from tunnel.services import Echo, Reverse, Services, published
 from tunnel.services.names import REVERSE
 from tunnel.services.reverse import checked_place, pack_request, unpack_port
 
 LOOPBACK = "127.0.0.1"
-
-
 PLACE = (LOOPBACK, free_port())
 ALLOWED = Reverse([PLACE, (LOOPBACK, 0)])
 
@@ -131,13 +130,91 @@ def test_a_node_without_reverse_addresses_listens_for_no_client(server_port: int
 def test_a_server_that_is_down_resets_only_its_connection(
     net: LocalNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING), reversed_to(net, free_port()) as (running, ports):
+    server = free_port()
+    down = f"connections are reset until the server at {LOOPBACK}:{server} answers: "
+    refused = down + "the server refuses the connection"
+    again = f"the server at {LOOPBACK}:{server} answers again"
+    with caplog.at_level(logging.WARNING), reversed_to(net, server) as (running, ports):
         port = ports.get(timeout=PATIENCE_S)
-        for _ in range(2):
-            with pytest.raises(ConnectionError):
-                ask(port, b"")
+        ask_in_vain(port)
+        ask_in_vain(port)
+        assert texts_of(caplog) == [refused]  # and none for the second connection
+        with tcp_server(digest_server, server):
+            for _ in range(2):
+                assert ask(port, b"x")[:32] == hashlib.sha256(b"x").digest()
+        assert texts_of(caplog) == [refused, again]
+        ask_in_vain(port)
         assert not running.done()
-    assert not records_of(caplog)
+    assert texts_of(caplog) == [refused, again, refused]
+
+
+def ask_in_vain(port: int) -> None:
+    """A connection that is reset. It sends nothing, because the reset may come first."""
+    with socket.create_connection((LOOPBACK, port)) as conn:
+        conn.settimeout(PATIENCE_S)
+        with pytest.raises(ConnectionResetError):
+            conn.recv(1)
+
+
+def failed_connect(number: int) -> ConnectError:
+    return ConnectError(LOOPBACK, 2, number, "no", (OSError(number, "no"),))
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (TimedOut("connecting"), "the server does not answer"),
+        (failed_connect(errno.EHOSTUNREACH), "no route leads to the server, or its name has no address"),
+        (failed_connect(errno.EMFILE), "this machine has no descriptor or port left for a connection"),
+    ],
+)
+def test_the_log_has_the_reason_why_the_server_is_not_reached(
+    net: LocalNetwork,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    words: str,
+) -> None:
+    def connect(*_: object, **__: object) -> Service[None]:
+        yield Sleep(0)
+        raise failure
+
+    monkeypatch.setattr(published, "connect_tcp", connect)
+    with caplog.at_level(logging.WARNING), reversed_to(net, 2) as (_, ports):
+        ask_in_vain(ports.get(timeout=PATIENCE_S))
+    assert texts_of(caplog) == [f"connections are reset until the server at {LOOPBACK}:2 answers: {words}"]
+
+
+def test_a_place_in_use_is_told_before_it_ever_began(
+    net: LocalNetwork, server_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING),
+        socket.create_server(PLACE),
+        reversed_to(net, server_port, PLACE),
+    ):
+        wait_until(net, lambda: records_of(caplog))
+    (line,) = texts_of(caplog)
+    assert line.startswith("the reverse forward has not begun yet, and will be tried again: the node ")
+    assert line.endswith(
+        "(BUSY); another client or program uses that address there, or the node may not listen at it"
+    )
+
+
+def test_a_node_that_becomes_busy_later_has_another_reason(
+    net: LocalNetwork, server_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> Service[None]:
+        yield Sleep(0)
+        raise TableFull("the tunnel opens no more sub-streams")
+
+    monkeypatch.setattr("tunnel.services.reverse._Passing.run", fail)
+    with caplog.at_level(logging.WARNING), reversed_to(net, server_port) as (_, ports):
+        ports.get(timeout=PATIENCE_S)
+        wait_until(net, lambda: records_of(caplog))
+    line = texts_of(caplog)[0]
+    assert line.startswith("the reverse forward is interrupted, and will be tried again: the node ")
+    assert line.endswith("(BUSY)")
 
 
 def test_two_clients_do_not_share_a_place(net: LocalNetwork, server_port: int) -> None:
@@ -203,7 +280,10 @@ class Recording:
 
 
 def test_a_tunnel_that_breaks_is_replaced(
-    net: LocalNetwork, server_port: int, monkeypatch: pytest.MonkeyPatch
+    net: LocalNetwork,
+    server_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(reverse, "PAUSES_S", (0.01,))
     node, ports = Recording(net[0]), Queue[int]()
@@ -217,6 +297,10 @@ def test_a_tunnel_that_breaks_is_replaced(
     assert ports.get(timeout=PATIENCE_S) == PLACE[1]
     running.cancel()
     wait_until(net, lambda: not ALLOWED.listening)
+    lines = texts_of(caplog, logging.WARNING)
+    assert lines
+    for line in lines:
+        assert line.startswith("the reverse forward is interrupted, and will be tried again: ")
 
 
 @given(st.binary(max_size=4))

@@ -43,9 +43,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def tcp_server(handle: Callable[[socket.socket], object]) -> Iterator[int]:
+def tcp_server(handle: Callable[[socket.socket], object], port: int = 0) -> Iterator[int]:
     """The port of a server that runs a function for each connection, in a thread of its own."""
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as server:
+    with socket.create_server(("127.0.0.1", port), backlog=256) as server:
 
         def serve(conn: socket.socket) -> None:
             with conn:

@@ -96,6 +96,6 @@ def test_a_reverse_forward_logs_the_remedy_and_no_route(caplog: pytest.LogCaptur
     with caplog.at_level(logging.INFO, "tunnel.front"), Reactor() as reactor:
         reactor.run(until_logged())
     (line,) = texts_of(caplog)
-    assert line.startswith("the reverse forward is interrupted, and will be tried again: ")
+    assert line.startswith("the reverse forward has not begun yet, and will be tried again: ")
     assert line.endswith("; start the network")
     assert "7f3a90c1" not in line
