@@ -72,7 +72,7 @@ def test_a_node_that_explains_two_failures_takes_the_blame() -> None:
     table.suspect(IDS[:3])
     table.suspect([IDS[3], IDS[1], IDS[4]])
     assert table.score(IDS[1]) > 0.8
-    clock[0] += 450
+    clock[0] += 900
     assert table.suspected() == [IDS[1]], "the innocent are back"
     clock[0] += 700
     assert table.score(IDS[1]) > SUSPECT_SCORE
@@ -108,7 +108,7 @@ def test_scores_halve_in_ten_minutes_and_have_a_limit() -> None:
     assert table.score(IDS[0]) == MOST_SCORE
     clock[0] += 600
     assert table.score(IDS[0]) == MOST_SCORE / 2
-    clock[0] += 1_380
+    clock[0] += 1_820
     assert table.suspected() == [IDS[0]]
     clock[0] += 20
     assert table.suspected() == [], "even the worst is tried again"

@@ -143,7 +143,8 @@ def run_node(options: argparse.Namespace) -> int:
     config = load_config(options.config, os.environ)
     place = shlex.quote(str(options.config))
     advice = (
-        f"to use the running node: `mtun peers --config {place}`; for another node, set another [node] state"
+        f"to use the running node: `mtun peers --config {place}`; if it is stopping, wait some seconds; "
+        "for another node, set another [node] state"
     )
     with _advised(advice):
         return _run(config, options, stops_at_eof=options.stop_at_eof)

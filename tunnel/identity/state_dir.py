@@ -117,7 +117,8 @@ class StateDir(EnteredOnce):
         return take_lock(
             path / "lock",
             f"{path} is in use by a running node",
-            "stop that node first; another node needs a state folder of its own ([node] state)",
+            "stop that node first, or wait some seconds if it is stopping; another node needs a state "
+            "folder of its own ([node] state)",
         )
 
     @property

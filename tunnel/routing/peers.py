@@ -43,12 +43,12 @@ _HALF_LIFE_S: Final = 600.0
 # Weight of a node without a score. With less, the first failure of a pair decides who gets the next ones.
 _PRIOR: Final = 0.25
 _NO_SCORE: Final = 0.01  # below it an entry may be dropped like one without failures
-SUSPECT_SCORE: Final = 0.2
-"""From this score on routes avoid a node: its share of one failure, while that is new."""
+SUSPECT_SCORE: Final = 0.12
+"""From this score on routes avoid a node: its share of a failure of four nodes, halved by one success."""
 GUARD_SCORE: Final = 1.0
 """The same for a guard, which is in all routes: four failures without a success between them."""
 MOST_SCORE: Final = 2.0
-"""So that a node is avoided for 33 minutes at most after its last failure."""
+"""So that a node is avoided for 41 minutes at most after its last failure."""
 # Own links that could not be opened or broke. The link table has recorded them by then (`failed`), once for
 # all that was on the link.
 _OF_LINKS: Final = (NextRefused, Disconnected, LinkError)

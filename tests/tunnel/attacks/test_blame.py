@@ -100,12 +100,12 @@ def test_two_failures_for_each_hostile_proxy_of_twelve(count: int) -> None:
     clients = [Client(proxies, passes_one_of(hostile), seed) for seed in range(60)]
     for client in clients:
         client.ask(40)
-    # 1.7, 3.7 and 6.1: of three hostile ones, two are often in one route.
-    assert mean(client.failures for client in clients) <= 2 * count + 0.5
+    # 1.0, 3.1 and 5.9.
+    assert mean(client.failures for client in clients) <= 2 * count
     assert max(client.failures for client in clients) <= 4 * count
     assert sum(client.lost for client in clients) == 0
     # Honest nodes are avoided for minutes, and not for good.
-    assert mean(len(client.used) for client in clients) > 12 - count - 1
+    assert mean(len(client.used) for client in clients) > 12 - count - 1.5
     for client in clients:
         client.fails = passes_one_of([])
         client.now_s += 2_000
