@@ -268,7 +268,6 @@ _TARGETS: Final = (
     _domain(b"127.1"),
     _domain(b"2130706433"),
     _domain(b"0x7f000001"),
-    _domain(b"example.org."),
     _domain(b".example.org"),
     _domain(b"a" * 255),
     _domain(b"-"),
