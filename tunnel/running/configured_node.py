@@ -164,7 +164,9 @@ def reach_some(node: Node, directory: Peers) -> Service[None]:
     now_s: float = yield CurrentTime()
     ends_s = now_s + _SETTLE_S
     while isinstance(directory, DhtDirectory) and now_s < ends_s and len(directory.sample()) < _ENOUGH:
-        if not directory.undialled and not node.links.dialling:
+        # The first message on a link shows whether the node itself answered.
+        is_unsure = any(directory.is_hearsay(node_id) for node_id in node.links.linked)
+        if not directory.undialled and not node.links.dialling and not is_unsure:
             return
         yield Sleep(_LOOK_S)
         now_s = yield CurrentTime()
