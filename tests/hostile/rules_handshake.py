@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tests.hostile.network import Unanswered
 from tests.hostile.peer import RETRY_MAGIC, HostilePeer, m3_payload, settings
@@ -187,15 +187,23 @@ _CHECKS_M3: Final = (
 )
 
 
-def _accepts(
-    name: str,
-    sentence: str,
-    do: Callable[[HostilePeer, Any], None],
-    values: Any = (None,),
-    within_s: float = 1.0,
-) -> Rule:
-    return Rule(name, sentence, do, closed(within_s), values, ("dials",), CONNECTED)
+def _rule_for(role: Literal["dials", "is dialled"]) -> Callable[..., Rule]:
+    """Makes the rules of a role: who breaks one loses the connection."""
 
+    def rule(
+        name: str,
+        sentence: str,
+        do: Callable[[HostilePeer, Any], None],
+        values: Any = (None,),
+        within_s: float = 1.0,
+    ) -> Rule:
+        return Rule(name, sentence, do, closed(within_s), values, (role,), CONNECTED)
+
+    return rule
+
+
+_accepts = _rule_for("dials")
+_is_dialled = _rule_for("is dialled")
 
 _RESPONDER: Final = (
     _accepts("M1: magic", _CHECKS_M1, _send_first(flipped), bits(0, 2)),
@@ -277,16 +285,6 @@ def _changed_m2(peer: HostilePeer, bit: int) -> bytes:
 
 def _retry(difficulty: int, rest: bytes = bytes(47)) -> bytes:
     return RETRY_MAGIC + os.urandom(16) + bytes([difficulty]) + rest
-
-
-def _is_dialled(
-    name: str,
-    sentence: str,
-    do: Callable[[HostilePeer, Any], None],
-    values: Any = (None,),
-    within_s: float = 1.0,
-) -> Rule:
-    return Rule(name, sentence, do, closed(within_s), values, ("is dialled",), CONNECTED)
 
 
 _REFUSED_RETRY: Final = (

@@ -12,6 +12,7 @@ import pytest
 
 from reactor import YIELD, Broken, Handle, Reactor, Service, Signal, SocketStream
 from reactor.core.task import Task
+from tests.support.logs import records_of
 
 __all__ = [
     "assert_clean",
@@ -102,9 +103,9 @@ def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
 
 def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the reactor's log without lines about slow steps: on a busy machine any step may be slow."""
-    texts = [r.getMessage() for r in caplog.records if r.name == "reactor" and r.levelno >= logging.WARNING]
+    texts = [r.getMessage() for r in records_of(caplog, logging.WARNING) if r.name == "reactor"]
     caplog.clear()
-    return [text for text in texts if "kept the loop for" not in text]
+    return texts
 
 
 def fail_once(reactor: Reactor) -> None:

@@ -150,6 +150,16 @@ def test_a_client_that_waits_less_than_proxies_do_finds_a_silent_one(relays: Hos
     assert asked.succeeded >= 20 - 4
 
 
+def _drawn(net: LocalNetwork) -> Counter[int]:
+    """How often each node of ten is in a route of two proxies, in 200 routes for each."""
+    return Counter(
+        index
+        for _ in range(200)
+        for index in range(10)
+        if net[index].id in net[0].choose_route(net[9].id, 2).proxies
+    )
+
+
 @pytest.mark.parametrize("code", [ErrorCode.NEXT_REFUSED, pytest.param(ErrorCode.TIMEOUT, marks=FULL)])
 def test_accusations_do_not_steer_routes(relays: HostileRelays, code: ErrorCode) -> None:
     """Two of eight proxies accuse the next node of every frame, unless that is the other one."""
@@ -157,23 +167,13 @@ def test_accusations_do_not_steer_routes(relays: HostileRelays, code: ErrorCode)
         hostile = {1, 2}
         for index in hostile:
             relays.spoil(net[index], spoilers[f"report {code.name} of the next"])
-        drawn = Counter(
-            index
-            for _ in range(200)
-            for index in range(10)
-            if net[index].id in net[0].choose_route(net[9].id, 2).proxies
-        )
+        drawn = _drawn(net)
         before = sum(drawn[index] for index in hostile) / drawn.total()
         asked = Asked(net, hops=2)
         asked.ask(30, b"short")
         assert asked.succeeded >= 29
         assert not hostile.intersection(asked.hops), "they have let nothing through"
-        drawn = Counter(
-            index
-            for _ in range(200)
-            for index in range(10)
-            if net[index].id in net[0].choose_route(net[9].id, 2).proxies
-        )
+        drawn = _drawn(net)
         after = sum(drawn[index] for index in hostile) / drawn.total()
         assert 0.15 < before < 0.35
         assert after < before / 2
